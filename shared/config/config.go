@@ -1,0 +1,169 @@
+// Package config holds every setting of both tiers and reads it, in one place, from a
+// YAML file and the environment.
+//
+// A setting's name is the path of its fields' key tags joined by two underscores,
+// upper case: Config.HTTP.BindAddr is HTTP__BIND_ADDR, and in the file http.bind_addr.
+// Both tiers know all names, so that one environment file serves both.
+package config
+
+import "time"
+
+// Config is everything that an operator can set. Load fills it, and the tags hold what
+// --help prints: the default and a sentence that states unit and danger.
+type Config struct {
+	Kafka    Kafka   `key:"kafka"`
+	NATS     NATS    `key:"nats"`
+	OAuth    OAuth   `key:"oauth"`
+	UserAuth Service `key:"user_auth"`
+	Registry Service `key:"registry"`
+	HTTP     HTTP    `key:"http"`
+	Runtime  Runtime `key:"runtime"`
+	Edge     Edge    `key:"edge"`
+	Ingest   Ingest  `key:"ingest"`
+}
+
+// Kafka says where the devices' events lie and how to sign in there.
+type Kafka struct {
+	BootstrapServers []string        `key:"bootstrap_servers" help:"Kafka brokers, host:port, separated by commas"`
+	Properties       KafkaProperties `key:"properties"`
+}
+
+// KafkaProperties carry librdkafka's names, as Drogue's configuration does.
+type KafkaProperties struct {
+	SecurityProtocol                   string `key:"security_protocol" default:"plaintext" help:"plaintext, ssl, sasl_plaintext or sasl_ssl"`
+	SASLMechanism                      string `key:"sasl_mechanism" help:"PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"`
+	SASLUsername                       string `key:"sasl_username" help:"user for SASL"`
+	SASLPassword                       string `key:"sasl_password" help:"password for SASL" secret:"true"`
+	SSLCALocation                      string `key:"ssl_ca_location" help:"file of PEM certificates to trust instead of the system's"`
+	SSLCertificateLocation             string `key:"ssl_certificate_location" help:"file of the client's PEM certificate"`
+	SSLKeyLocation                     string `key:"ssl_key_location" help:"file of the client's PEM key"`
+	SSLEndpointIdentificationAlgorithm string `key:"ssl_endpoint_identification_algorithm" default:"https" help:"https checks the broker's host name; none does not, and then anybody with a trusted certificate can pose as a broker"`
+}
+
+// NATS says how to reach the NATS cluster that both tiers share.
+type NATS struct {
+	URL             string  `key:"url" default:"nats://127.0.0.1:4222" help:"NATS servers, URLs separated by commas"`
+	CredentialsFile string  `key:"credentials_file" help:"file with a NATS user's JWT and seed"`
+	TLS             NATSTLS `key:"tls"`
+}
+
+// NATSTLS holds the files of a TLS connection to NATS.
+type NATSTLS struct {
+	CAFile   string `key:"ca_file" help:"file of PEM certificates to trust instead of the system's"`
+	CertFile string `key:"cert_file" help:"file of the client's PEM certificate"`
+	KeyFile  string `key:"key_file" help:"file of the client's PEM key"`
+}
+
+// OAuth names the OpenID issuer whose tokens sign users in.
+type OAuth struct {
+	IssuerURL string                 `key:"issuer_url" help:"OpenID issuer of clients that name none; its keys are found by discovery"`
+	Clients   map[string]OAuthClient `key:"clients" help:"OpenID clients by number: OAUTH__CLIENTS__0__CLIENT_ID"`
+}
+
+// OAuthClient is one OpenID client: tokens must carry its id as audience.
+type OAuthClient struct {
+	ClientID  string `key:"client_id" help:"audience that a token must name"`
+	IssuerURL string `key:"issuer_url" help:"issuer of this client, instead of OAUTH__ISSUER_URL"`
+}
+
+// Service is one of Drogue's HTTP services.
+type Service struct {
+	URL          string `key:"url" help:"base URL of the service"`
+	ClientID     string `key:"client_id" help:"OAuth2 client for its calls"`
+	ClientSecret string `key:"client_secret" help:"secret of that client" secret:"true"`
+	IssuerURL    string `key:"issuer_url" help:"issuer that gives that client its tokens"`
+}
+
+// HTTP is the address that sockets are opened at.
+type HTTP struct {
+	BindAddr       string   `key:"bind_addr" default:"127.0.0.1:8080" help:"address of the WebSocket listener, host:port"`
+	DisableTLS     bool     `key:"disable_tls" default:"false" help:"serve plain HTTP; right only behind a proxy that ends TLS, or on loopback"`
+	CertBundleFile string   `key:"cert_bundle_file" help:"file of the PEM certificate chain"`
+	KeyFile        string   `key:"key_file" help:"file of the PEM key"`
+	CORS           CORS     `key:"cors"`
+	TrustedProxies []string `key:"trusted_proxies" help:"CIDRs, separated by commas, whose X-Forwarded-For and -Proto are believed"`
+	ProxyProtocol  bool     `key:"proxy_protocol" default:"false" help:"expect a PROXY protocol header on every connection"`
+}
+
+// CORS is Drogue's setting for browsers.
+type CORS struct {
+	Mode string `key:"mode" default:"disabled" help:"CORS of plain HTTP answers: disabled or permissive"`
+}
+
+// Runtime is what every daemon has.
+type Runtime struct {
+	Health Health `key:"health"`
+	Log    Log    `key:"log"`
+}
+
+// Health is the address of probes, metrics and profiles.
+type Health struct {
+	BindAddr string `key:"bind_addr" default:"127.0.0.1:9090" help:"address of /liveness, /readiness, /metrics and /debug, host:port; never the public one"`
+}
+
+// Log says what is logged and how.
+type Log struct {
+	Level  string `key:"level" default:"info" help:"debug, info, warn or error"`
+	Format string `key:"format" default:"json" help:"json or console"`
+}
+
+// Edge holds what only the edge uses.
+type Edge struct {
+	ApplicationsFile string        `key:"applications_file" help:"YAML file of applications, members and API keys; or set USER_AUTH__URL"`
+	AccessCache      time.Duration `key:"access_cache" default:"30s" help:"for how long an answer about access holds"`
+	AllowedOrigins   []string      `key:"allowed_origins" help:"browser Origins that may use Basic credentials, separated by commas; empty means the request's own Host"`
+	Limits           Limits        `key:"limits"`
+	Ping             Ping          `key:"ping"`
+	Buffers          Buffers       `key:"buffers"`
+	Drain            time.Duration `key:"drain" default:"20s" help:"for how long sockets are closed, spread evenly, after SIGTERM"`
+}
+
+// Limits bound what clients may use. 0 means off.
+type Limits struct {
+	Connections               int `key:"connections" default:"0" help:"sockets on this edge; 0 means the descriptor limit less 512"`
+	ConnectionsPerApplication int `key:"connections_per_application" default:"0" help:"sockets of one application on this edge; 0 is off"`
+	ConnectionsPerUser        int `key:"connections_per_user" default:"0" help:"sockets of one user on this edge; 0 is off"`
+	ConnectionsPerAddress     int `key:"connections_per_address" default:"0" help:"sockets of one client address on this edge; 0 is off"`
+	ConnectionsPerSecond      int `key:"connections_per_second" default:"0" help:"new sockets a second on this edge; 0 is off"`
+}
+
+// Ping says when a silent client is asked and when it is given up.
+type Ping struct {
+	Interval time.Duration `key:"interval" default:"25s" help:"silence after which a client is pinged, in whole seconds"`
+	Timeout  time.Duration `key:"timeout" default:"20s" help:"silence after a Ping at which the client is dropped, in whole seconds"`
+}
+
+// Buffers bound the memory for events on their way, in bytes.
+type Buffers struct {
+	FeedAge     time.Duration `key:"feed_age" default:"60s" help:"how long a feed keeps an event for sockets that lag"`
+	FeedBytes   int64         `key:"feed_bytes" default:"16777216" help:"bytes that one feed keeps for sockets that lag"`
+	TotalBytes  int64         `key:"total_bytes" default:"536870912" help:"bytes that all feeds of this edge keep"`
+	SocketBytes int64         `key:"socket_bytes" default:"268435456" help:"bytes that wait for stalled sockets of this edge; above it those that lag most are closed"`
+}
+
+// Ingest holds what only ingest uses.
+type Ingest struct {
+	Topics      []string      `key:"topics" default:"^(events|evt)-.*" help:"Kafka topics, separated by commas: names, or patterns that begin with ^"`
+	Group       string        `key:"group" default:"canopy-ingest" help:"Kafka consumer group of all ingests"`
+	Start       string        `key:"start" default:"earliest" help:"where a new consumer group starts: earliest or latest"`
+	Application string        `key:"application" help:"application of records whose event and topic name none; empty: such records are skipped"`
+	Shards      int           `key:"shards" default:"64" help:"number of streams; changing it voids cursors and groups"`
+	Replicas    int           `key:"replicas" default:"0" help:"copies of each stream: 1, 3 or 5; 0 means 3 in a NATS cluster and 1 on a single server"`
+	Duplicates  time.Duration `key:"duplicates" default:"2m" help:"window in which NATS recognises a record that was published twice"`
+	Consumers   int           `key:"consumers" default:"100000" help:"groups that one stream may hold"`
+	Retention   Retention     `key:"retention"`
+	Window      Window        `key:"window"`
+}
+
+// Retention bounds the log that groups and reconnecting clients read from.
+type Retention struct {
+	Age                  time.Duration `key:"age" default:"24h" help:"how long NATS keeps an event"`
+	Bytes                int64         `key:"bytes" default:"10737418240" help:"bytes that all streams together may hold on each of their nodes"`
+	EventsPerApplication int64         `key:"events_per_application" default:"1000000" help:"events kept of one application; it evicts only its own past"`
+}
+
+// Window bounds the records that ingest has read and NATS has not acknowledged.
+type Window struct {
+	Records int   `key:"records" default:"16384" help:"records between Kafka and NATS"`
+	Bytes   int64 `key:"bytes" default:"67108864" help:"bytes of records between Kafka and NATS"`
+}
