@@ -2,24 +2,25 @@
 // YAML file and the environment.
 //
 // A setting's name is the path of its fields' key tags joined by two underscores,
-// upper case: Config.HTTP.BindAddr is HTTP__BIND_ADDR, and in the file http.bind_addr.
-// Both tiers know all names, so that one environment file serves both.
+// upper case: Config.HTTP.BindAddr is HTTP__BIND_ADDR, and in the file bind_addr under
+// http. Both tiers know all names, so that one environment file serves both.
 package config
 
 import "time"
 
 // Config is everything that an operator can set. Load fills it, and the tags hold what
-// --help prints: the default and a sentence that states unit and danger.
+// --help prints: the default, and a sentence that states unit and danger. A setting
+// tagged secret is never shown, and unit:"bytes" allows KiB, MiB and GiB.
 type Config struct {
-	Kafka    Kafka   `key:"kafka"`
-	NATS     NATS    `key:"nats"`
-	OAuth    OAuth   `key:"oauth"`
-	UserAuth Service `key:"user_auth"`
-	Registry Service `key:"registry"`
-	HTTP     HTTP    `key:"http"`
-	Runtime  Runtime `key:"runtime"`
-	Edge     Edge    `key:"edge"`
-	Ingest   Ingest  `key:"ingest"`
+	Kafka    Kafka   `key:"kafka" help:"Kafka, which ingest reads"`
+	NATS     NATS    `key:"nats" help:"NATS, which both tiers share"`
+	OAuth    OAuth   `key:"oauth" help:"OpenID tokens, on the edge"`
+	UserAuth Service `key:"user_auth" help:"Drogue's service of users, on the edge"`
+	Registry Service `key:"registry" help:"Drogue's device registry, on the edge"`
+	HTTP     HTTP    `key:"http" help:"The WebSocket listener of the edge"`
+	Runtime  Runtime `key:"runtime" help:"Health server and log of both tiers"`
+	Edge     Edge    `key:"edge" help:"The edge"`
+	Ingest   Ingest  `key:"ingest" help:"Ingest"`
 }
 
 // Kafka says where the devices' events lie and how to sign in there.
@@ -42,7 +43,7 @@ type KafkaProperties struct {
 
 // NATS says how to reach the NATS cluster that both tiers share.
 type NATS struct {
-	URL             string  `key:"url" default:"nats://127.0.0.1:4222" help:"NATS servers, URLs separated by commas"`
+	URL             string  `key:"url" default:"nats://127.0.0.1:4222" help:"NATS servers, URLs separated by commas; one may hold user:password@"`
 	CredentialsFile string  `key:"credentials_file" help:"file with a NATS user's JWT and seed"`
 	TLS             NATSTLS `key:"tls"`
 }
@@ -136,14 +137,14 @@ type Ping struct {
 // Buffers bound the memory for events on their way, in bytes.
 type Buffers struct {
 	FeedAge     time.Duration `key:"feed_age" default:"60s" help:"how long a feed keeps an event for sockets that lag"`
-	FeedBytes   int64         `key:"feed_bytes" default:"16777216" help:"bytes that one feed keeps for sockets that lag"`
-	TotalBytes  int64         `key:"total_bytes" default:"536870912" help:"bytes that all feeds of this edge keep"`
-	SocketBytes int64         `key:"socket_bytes" default:"268435456" help:"bytes that wait for stalled sockets of this edge; above it those that lag most are closed"`
+	FeedBytes   int64         `key:"feed_bytes" default:"16MiB" unit:"bytes" help:"bytes that one feed keeps for sockets that lag"`
+	TotalBytes  int64         `key:"total_bytes" default:"512MiB" unit:"bytes" help:"bytes that all feeds of this edge keep"`
+	SocketBytes int64         `key:"socket_bytes" default:"256MiB" unit:"bytes" help:"bytes that wait for stalled sockets of this edge; above it those that lag most are closed"`
 }
 
 // Ingest holds what only ingest uses.
 type Ingest struct {
-	Topics      []string      `key:"topics" default:"^(events|evt)-.*" help:"Kafka topics, separated by commas: names, or patterns that begin with ^"`
+	Topics      []string      `key:"topics" default:"^(events|evt)-.*" help:"Kafka topics, separated by commas: names, or patterns that begin with ^; a comma inside brackets belongs to its pattern"`
 	Group       string        `key:"group" default:"canopy-ingest" help:"Kafka consumer group of all ingests"`
 	Start       string        `key:"start" default:"earliest" help:"where a new consumer group starts: earliest or latest"`
 	Application string        `key:"application" help:"application of records whose event and topic name none; empty: such records are skipped"`
@@ -158,12 +159,12 @@ type Ingest struct {
 // Retention bounds the log that groups and reconnecting clients read from.
 type Retention struct {
 	Age                  time.Duration `key:"age" default:"24h" help:"how long NATS keeps an event"`
-	Bytes                int64         `key:"bytes" default:"10737418240" help:"bytes that all streams together may hold on each of their nodes"`
+	Bytes                int64         `key:"bytes" default:"10GiB" unit:"bytes" help:"bytes that all streams together may hold on each of their nodes"`
 	EventsPerApplication int64         `key:"events_per_application" default:"1000000" help:"events kept of one application; it evicts only its own past"`
 }
 
 // Window bounds the records that ingest has read and NATS has not acknowledged.
 type Window struct {
 	Records int   `key:"records" default:"16384" help:"records between Kafka and NATS"`
-	Bytes   int64 `key:"bytes" default:"67108864" help:"bytes of records between Kafka and NATS"`
+	Bytes   int64 `key:"bytes" default:"64MiB" unit:"bytes" help:"bytes of records between Kafka and NATS"`
 }

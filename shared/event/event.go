@@ -9,6 +9,7 @@ package event
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -53,6 +54,9 @@ func EscapeHeader(s string) string {
 	}
 	return b.String()
 }
+
+// UnescapeHeader gives back what EscapeHeader escaped.
+func UnescapeHeader(s string) (string, error) { return url.PathUnescape(s) }
 
 func headerPlain(c byte) bool { return c > ' ' && c < 0x7f && c != '%' }
 

@@ -1,0 +1,209 @@
+// Package gateway is the front door of the edge: it wires its parts, answers requests,
+// and drains.
+//
+// The life of a connection: net/http reads the request with limits and time-outs →
+// admission (limits, upgrade headers, who is it, may it read) → feed.Hub.Attach fixes its
+// place → 101 → ws.Engine.Adopt moves it onto a poller → the sweep writes events →
+// session.Close.
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"canopy/edge/internal/authn"
+	"canopy/edge/internal/authz"
+	"canopy/edge/internal/feed"
+	"canopy/edge/internal/session"
+	"canopy/edge/internal/ws"
+	"canopy/shared/config"
+	"canopy/shared/natsconn"
+	"canopy/shared/obs"
+)
+
+const (
+	// closeGrace is how long clients have to answer the last close frames of a drain.
+	closeGrace = 6 * time.Second
+
+	readHeaderTimeout = 10 * time.Second
+	idleTimeout       = 30 * time.Second
+
+	// net/http allows 4 KiB more than it is told.
+	maxHeaderBytes = 32<<10 - 4<<10
+)
+
+// Addrs are the addresses that an edge listens at.
+type Addrs struct {
+	HTTP   net.Addr // sockets
+	Health net.Addr // probes and metrics
+}
+
+// edge is everything that one Run owns.
+type edge struct {
+	cfg      config.Config
+	log      *zap.Logger
+	health   *obs.Health
+	listener net.Listener
+	server   *http.Server
+	feeds    *nats.Conn // events only
+	requests *nats.Conn
+	file     *authz.File
+	authn    *authn.Authenticator
+	engine   *ws.Engine
+	hub      *feed.Hub
+	sessions *session.Registry
+	admit    *admission
+}
+
+// Run serves until ctx ends, then drains: no new sockets, the open ones are closed over
+// cfg.Edge.Drain, and it returns nil. It binds before it serves; ready, which may be nil,
+// is called with the bound addresses. An error says what could not be started, or what
+// broke.
+func Run(ctx context.Context, cfg config.Config, log *zap.Logger, ready func(Addrs)) error {
+	e := &edge{cfg: cfg, log: log}
+	if err := e.open(ctx); err != nil {
+		e.close()
+		return err
+	}
+	defer e.close()
+	if ready != nil {
+		ready(Addrs{HTTP: e.listener.Addr(), Health: e.health.Addr()})
+	}
+	log.Info("edge serves", zap.Stringer("http", e.listener.Addr()), zap.Stringer("health", e.health.Addr()))
+	return e.serve(ctx)
+}
+
+// open makes all parts, the listeners first.
+func (e *edge) open(ctx context.Context) error {
+	reg := obs.NewRegistry()
+	e.health = obs.NewHealth(reg, e.log)
+	if err := e.health.Listen(e.cfg.Runtime.Health.BindAddr); err != nil {
+		return fmt.Errorf("listen for health: %w", err)
+	}
+	var err error
+	if e.listener, err = ws.Listen(ctx, e.cfg.HTTP.BindAddr); err != nil {
+		return fmt.Errorf("listen for sockets: %w", err)
+	}
+	if e.file, err = authz.OpenFile(e.cfg.Edge.ApplicationsFile, e.log, reg); err != nil {
+		return err
+	}
+	if e.authn, err = authn.New(e.cfg.OAuth, e.file, e.log, reg); err != nil {
+		return err
+	}
+	if err := e.openNATS(); err != nil {
+		return err
+	}
+	e.engine = ws.NewEngine(ws.Config{Log: e.log})
+	if err := e.engine.Start(); err != nil {
+		return err
+	}
+	e.hub = feed.New(feed.Config{Buffers: e.cfg.Edge.Buffers, Held: e.engine.Held}, e.feeds, e.requests, e.log, reg)
+	e.sessions = session.NewRegistry(e.engine, e.authn, e.file, e.cfg.Edge.Ping, e.log, reg)
+	e.admit = newAdmission(e, reg)
+	e.server = &http.Server{
+		Handler:           e.admit,
+		ReadHeaderTimeout: readHeaderTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ConnState:         e.admit.connState,
+		ErrorLog:          zap.NewStdLog(e.log.WithOptions(zap.IncreaseLevel(zap.ErrorLevel))),
+	}
+	e.health.AddCheck("nats", natsconn.Check(e.feeds))
+	e.health.AddCheck("streams", e.hub.Ready)
+	e.health.AddCheck("openid", e.authn.Ready)
+	return nil
+}
+
+// openNATS connects twice: events must wait behind nothing.
+func (e *edge) openNATS() (err error) {
+	handlers := natsconn.Handlers{
+		Reconnected: func(*nats.Conn) { e.hub.Reconnected() },
+		AsyncError: func(_ *nats.Conn, sub *nats.Subscription, err error) {
+			if sub != nil && errors.Is(err, nats.ErrSlowConsumer) {
+				e.hub.Dropped(sub)
+			}
+		},
+	}
+	if e.feeds, err = natsconn.Connect(e.cfg.NATS, "canopy-edge events", handlers, e.log); err != nil {
+		return err
+	}
+	e.requests, err = natsconn.Connect(e.cfg.NATS, "canopy-edge requests", natsconn.Handlers{}, e.log)
+	return err
+}
+
+// serve runs all parts until ctx ends or one breaks.
+func (e *edge) serve(ctx context.Context) error {
+	// Parts go in the order in which a connection needs them, so each has a context of
+	// its own, and drain ends them one by one.
+	parts, stopParts := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopParts()
+	group, failed := errgroup.WithContext(parts)
+	group.Go(func() error { return e.health.Run(parts) })
+	group.Go(func() error { return e.hub.Run(parts) })
+	group.Go(func() error { return e.sessions.Run(parts) })
+	group.Go(func() error { return e.file.Run(parts) })
+	group.Go(func() error { return e.authn.Run(parts) })
+	group.Go(func() error {
+		if err := e.server.Serve(e.listener); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("accept sockets: %w", err)
+		}
+		return nil
+	})
+	e.health.SetReady(true)
+	select {
+	case <-ctx.Done():
+		e.drain()
+	case <-failed.Done():
+	}
+	stopParts()
+	return group.Wait()
+}
+
+// drain closes all sockets so that their clients find another edge without a rush.
+func (e *edge) drain() {
+	e.health.SetReady(false)
+	window := e.cfg.Edge.Drain
+	e.log.Info("edge drains", zap.Int("sockets", e.sessions.Len()), zap.Duration("over", window))
+	ctx, cancel := context.WithTimeout(context.Background(), window+closeGrace)
+	defer cancel()
+	if err := e.server.Shutdown(ctx); err != nil {
+		_ = e.server.Close() // some request is stuck; its client sees a reset
+	}
+	e.sessions.Drain(ctx, window)
+}
+
+// close ends what open has made, in reverse order.
+func (e *edge) close() {
+	if e.server != nil {
+		_ = e.server.Close() // closes the listener; nothing is left to save
+	} else if e.listener != nil {
+		_ = e.listener.Close()
+	}
+	if e.engine != nil {
+		e.engine.Stop()
+	}
+	for _, nc := range []*nats.Conn{e.feeds, e.requests} {
+		if nc != nil {
+			nc.Close()
+		}
+	}
+}
+
+// newOutcomes counts upgrades by what became of them.
+func newOutcomes(reg prometheus.Registerer) *prometheus.CounterVec {
+	c := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "canopy_edge_requests_total",
+		Help: "Requests for a socket, by the status that was answered; 101 is an open socket.",
+	}, []string{"status"})
+	reg.MustRegister(c)
+	return c
+}

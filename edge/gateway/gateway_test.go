@@ -1,0 +1,336 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap/zaptest"
+
+	"canopy/shared/config"
+	"canopy/shared/natstest"
+)
+
+const (
+	shards   = 3
+	patience = 20 * time.Second
+
+	applications = `
+applications:
+  open-app:
+    public: true
+  other-app:
+    public: true
+  secret-app:
+    members:
+      alice: [read]
+api_keys:
+  - user: alice
+    sha256: 2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b # "secret"
+`
+)
+
+// stack is an edge with the NATS server that it reads from.
+type stack struct {
+	t     *testing.T
+	nats  *natstest.Server
+	js    jetstream.JetStream
+	http  string
+	admin string
+	file  string
+	stop  func() error
+}
+
+// startEdge runs an edge until the test ends. change may be nil.
+func startEdge(t *testing.T, change func(*config.Config)) *stack {
+	t.Helper()
+	s := &stack{t: t, nats: natstest.Start(t), file: filepath.Join(t.TempDir(), "applications.yaml")}
+	s.js = natstest.Streams(t, s.nats.Connect(), shards)
+	if err := os.WriteFile(s.file, []byte(applications), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := config.Read("", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.NATS.URL = s.nats.URL()
+	cfg.HTTP.BindAddr, cfg.Runtime.Health.BindAddr = "127.0.0.1:0", "127.0.0.1:0"
+	cfg.Edge.ApplicationsFile = s.file
+	cfg.Edge.Drain = 100 * time.Millisecond
+	if change != nil {
+		change(&cfg)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended, bound := make(chan error, 1), make(chan Addrs, 1)
+	go func() { ended <- Run(ctx, cfg, zaptest.NewLogger(t), func(a Addrs) { bound <- a }) }()
+	select {
+	case a := <-bound:
+		s.http, s.admin = a.HTTP.String(), a.Health.String()
+	case err := <-ended:
+		t.Fatalf("edge did not start: %v", err)
+	}
+	stopped := false
+	s.stop = func() error {
+		if stopped {
+			return nil
+		}
+		stopped = true
+		cancel()
+		return <-ended
+	}
+	t.Cleanup(func() {
+		if err := s.stop(); err != nil {
+			t.Errorf("edge ended with %v", err)
+		}
+	})
+	s.waitReady()
+	return s
+}
+
+func (s *stack) waitReady() {
+	s.t.Helper()
+	deadline := time.Now().Add(patience)
+	for {
+		answer, err := http.Get("http://" + s.admin + "/readiness")
+		if err == nil {
+			body, _ := io.ReadAll(answer.Body)
+			_ = answer.Body.Close()
+			if answer.StatusCode == http.StatusOK {
+				return
+			}
+			err = fmt.Errorf("%s: %s", answer.Status, body)
+		}
+		if time.Now().After(deadline) {
+			s.t.Fatalf("edge is not ready after %s: %v", patience, err)
+		}
+	}
+}
+
+func (s *stack) dial(path string, header http.Header) *websocket.Conn {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	c, _, err := websocket.Dial(ctx, "ws://"+s.http+path, &websocket.DialOptions{HTTPHeader: header})
+	if err != nil {
+		s.t.Fatalf("open %s: %v", path, err)
+	}
+	s.t.Cleanup(func() { _ = c.CloseNow() })
+	return c
+}
+
+// publish puts a numbered event into the log and waits for the acknowledgement.
+func (s *stack) publish(application, channel string, n int) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	body := fmt.Sprintf(`{"specversion":"1.0","id":"%d","type":"t","source":"s","data":{"app":%q,"n":%d}}`, n, application, n)
+	if _, err := s.js.PublishMsg(ctx, natstest.Message(shards, application, channel, body)); err != nil {
+		s.t.Fatalf("publish %d to %s: %v", n, application, err)
+	}
+}
+
+type received struct {
+	Data struct {
+		App string
+		N   int
+	}
+	Cursor string
+}
+
+func read(t *testing.T, c *websocket.Conn) received {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	kind, payload, err := c.Read(ctx)
+	if err != nil {
+		t.Fatalf("read an event: %v", err)
+	}
+	var r received
+	if err := json.Unmarshal(payload, &r); err != nil || kind != websocket.MessageText {
+		t.Fatalf("read %s %q: %v", kind, payload, err)
+	}
+	return r
+}
+
+func TestEventsArriveInOrderFromTheMomentOfThe101(t *testing.T) {
+	s := startEdge(t, nil)
+	s.publish("open-app", "", 0)
+	c := s.dial("/open-app", nil)
+	other := s.dial("/other-app/", nil)
+	for n := 1; n <= 100; n++ {
+		s.publish("open-app", "", n)
+	}
+	s.publish("other-app", "", 7)
+	for n := 1; n <= 100; n++ {
+		if r := read(t, c); r.Data.N != n || r.Data.App != "open-app" || len(r.Cursor) != 37 {
+			t.Fatalf("event %d is %+v", n, r)
+		}
+	}
+	if r := read(t, other); r.Data.N != 7 || r.Data.App != "other-app" {
+		t.Fatalf("the other application got %+v", r)
+	}
+}
+
+func TestAChannelBringsItsEventsAndNoOthers(t *testing.T) {
+	s := startEdge(t, nil)
+	c := s.dial("/open-app/a%2Fb%20c", nil)
+	for n := range 10 {
+		s.publish("open-app", []string{"a/b c", "a/b", "", "a/b c "}[n%4], n)
+	}
+	for _, n := range []int{0, 4, 8} {
+		if r := read(t, c); r.Data.N != n {
+			t.Fatalf("got event %d, want %d", r.Data.N, n)
+		}
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	s := startEdge(t, nil)
+	basic := func(user, key string) http.Header {
+		r, _ := http.NewRequest("GET", "/", nil)
+		r.SetBasicAuth(user, key)
+		return r.Header
+	}
+	upgrade := http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"},
+		"Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {"AAAAAAAAAAAAAAAAAAAAAA=="}}
+	long := strings.Repeat("x", 10_240)
+	for _, c := range []struct {
+		name, path string
+		header     http.Header
+		status     int
+		body       string
+	}{
+		{"no upgrade", "/open-app", http.Header{"Connection": {"close"}, "Upgrade": {"nothing"}}, 400, `"error":"BadRequest"`},
+		{"unknown application", "/nobody", nil, 404, `{"error":"NotFound","message":"Resource not found: Application / nobody"}`},
+		{"private application", "/secret-app", nil, 404, `"Resource not found: Application / secret-app"`},
+		{"unknown key", "/secret-app", basic("alice", "wrong"), 403, `{"error":"Forbidden","message":"Forbidden"}`},
+		{"key of somebody else", "/secret-app", basic("bob", "secret"), 403, `"Forbidden"`},
+		{"two kinds", "/secret-app?token=x", basic("alice", "secret"), 403, `"Invalid request: `},
+		{"token without issuer", "/secret-app?token=x", nil, 403, `"Forbidden"`},
+		{"three segments", "/open-app/a/b", nil, 404, `"NotFound"`},
+		{"our own paths", "/-/open", nil, 404, `"NotFound"`},
+		{"nothing", "/", nil, 404, `"NotFound"`},
+		{"double slash", "//open-app", nil, 404, `"NotFound"`},
+		{"dots stay", "/open-app/..", nil, 101, ""},
+		{"parameter twice", "/open-app?token=a&token=b", nil, 400, `"Parameter given twice: token"`},
+		{"unknown parameter", "/open-app?x=1&x=2", nil, 101, ""},
+		{"not served yet", "/open-app?since=earliest", nil, 400, `"BadRequest"`},
+		{"CR LF and NUL", "/a%0d%0ab%00", nil, 404, `"Resource not found: Application / a\r\nb\u0000"`},
+		{"wildcards", "/*%2E%3E", nil, 404, `"NotFound"`},
+		{"bad percent-encoding", "/%zz", nil, 400, ""},
+		{"10 KB", "/" + long, nil, 404, long[:256] + `"}`},
+		{"headers too large", "/open-app", http.Header{"X": {strings.Repeat(long, 4)}}, 431, ""},
+		{"key in the query", "/secret-app?username=alice&api_key=secret", nil, 101, ""},
+		{"key in the header", "/secret-app", basic("alice", "secret"), 101, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r, err := http.NewRequest("GET", "http://"+s.http, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			path, query, _ := strings.Cut(c.path, "?")
+			r.URL.Opaque = "//" + s.http + path // as it is, bad encodings too
+			r.URL.RawQuery = query
+			for _, h := range []http.Header{upgrade, c.header} {
+				for k, v := range h {
+					r.Header[k] = v
+				}
+			}
+			answer, err := http.DefaultTransport.RoundTrip(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = answer.Body.Close() }()
+			if answer.StatusCode != c.status {
+				t.Errorf("status %s, want %d", answer.Status, c.status)
+			}
+			if c.status == http.StatusSwitchingProtocols {
+				return
+			}
+			if body, _ := io.ReadAll(answer.Body); !strings.Contains(string(body), c.body) {
+				t.Errorf("body %.300s, want %s", body, c.body)
+			}
+		})
+	}
+}
+
+func TestAnApplicationThatIsTakenAwayClosesItsSockets(t *testing.T) {
+	s := startEdge(t, nil)
+	gone, stays := s.dial("/other-app", nil), s.dial("/open-app", nil)
+	left := strings.Replace(applications, "other-app", "another-app", 1)
+	if err := os.WriteFile(s.file, []byte(left), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	_, _, err := gone.Read(ctx)
+	var closed websocket.CloseError
+	if !errors.As(err, &closed) || closed.Code != websocket.StatusPolicyViolation || closed.Reason != "Access withdrawn" {
+		t.Errorf("the socket ended with %v, want 1008 Access withdrawn", err)
+	}
+	s.publish("open-app", "", 1)
+	if r := read(t, stays); r.Data.N != 1 {
+		t.Errorf("the other socket got %+v", r)
+	}
+}
+
+func TestDrainClosesEverySocketWith1001AndItsCursor(t *testing.T) {
+	s := startEdge(t, nil)
+	var sockets []*websocket.Conn
+	for range 20 {
+		sockets = append(sockets, s.dial("/open-app", nil))
+	}
+	s.publish("open-app", "", 1)
+	cursor := ""
+	for _, c := range sockets {
+		cursor = read(t, c).Cursor
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- s.stop() }()
+	for _, c := range sockets {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		_, _, err := c.Read(ctx)
+		cancel()
+		var closed websocket.CloseError
+		if !errors.As(err, &closed) || closed.Code != websocket.StatusGoingAway || !strings.HasSuffix(closed.Reason, " since="+cursor) {
+			t.Errorf("a socket ended with %v, want 1001 with since=%s", err, cursor)
+		}
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("the edge ended with %v", err)
+	}
+}
+
+func TestMessagesFromClients(t *testing.T) {
+	s := startEdge(t, nil)
+	for _, c := range []struct {
+		message, reason string
+		code            websocket.StatusCode
+	}{
+		{`hello`, "unknown message: expected RefreshAccessToken", websocket.StatusProtocolError},
+		{`{"RefreshAccessToken":1}`, "unknown message: expected RefreshAccessToken", websocket.StatusProtocolError},
+		{`{"RefreshAccessToken":"x"}`, "Failed to refresh token", websocket.StatusPolicyViolation},
+	} {
+		socket := s.dial("/open-app", nil)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := socket.Write(ctx, websocket.MessageText, []byte(c.message)); err != nil {
+			t.Fatal(err)
+		}
+		_, _, err := socket.Read(ctx)
+		var closed websocket.CloseError
+		if !errors.As(err, &closed) || closed.Code != c.code || closed.Reason != c.reason {
+			t.Errorf("%s: ended with %v, want %d %s", c.message, err, c.code, c.reason)
+		}
+	}
+}

@@ -1,0 +1,84 @@
+package gateway
+
+import (
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// maxName is how much of an application's name a refusal repeats, in bytes.
+const maxName = 256
+
+// refusal is the answer to a request that opens no socket. Clients see these fields and
+// nothing else; cause is for the operator's log.
+type refusal struct {
+	status     int
+	kind       string // the answer's member error
+	message    string
+	retryAfter int // seconds; 0 means none
+	cause      error
+}
+
+func badRequest(message string) *refusal {
+	return &refusal{status: http.StatusBadRequest, kind: "BadRequest", message: message}
+}
+
+func forbidden(message string, cause error) *refusal {
+	return &refusal{status: http.StatusForbidden, kind: "Forbidden", message: message, cause: cause}
+}
+
+// notFound is the answer for an application that does not exist and for one that the
+// client may not read: it must not be able to tell.
+func notFound(application string) *refusal {
+	return &refusal{
+		status: http.StatusNotFound, kind: "NotFound",
+		message: "Resource not found: Application / " + cutName(application),
+	}
+}
+
+func noSuchPath() *refusal {
+	return &refusal{status: http.StatusNotFound, kind: "NotFound", message: "Resource not found"}
+}
+
+func internal(message string, cause error) *refusal {
+	return &refusal{status: http.StatusInternalServerError, kind: "Internal", message: message, cause: cause}
+}
+
+func unavailable(message string, cause error) *refusal {
+	return &refusal{
+		status: http.StatusServiceUnavailable, kind: "Unavailable",
+		message: message, retryAfter: 5, cause: cause,
+	}
+}
+
+// cutName gives at most maxName bytes of name, cut where a character ends, as UTF-8.
+func cutName(name string) string {
+	if len(name) > maxName {
+		n := maxName
+		for n > maxName-utf8.UTFMax && !utf8.RuneStart(name[n]) {
+			n--
+		}
+		name = name[:n]
+	}
+	return strings.ToValidUTF8(name, "\uFFFD")
+}
+
+// write answers the request.
+func (r *refusal) write(w http.ResponseWriter) {
+	body, _ := json.Marshal(struct { // two strings, which always encode
+		Error   string `json:"error"`
+		Message string `json:"message"`
+	}{r.kind, r.message})
+	header := w.Header()
+	header.Set("Content-Type", "application/json")
+	header.Set("Content-Length", strconv.Itoa(len(body)))
+	header.Set("Cache-Control", "no-store")
+	header.Set("X-Content-Type-Options", "nosniff")
+	if r.retryAfter > 0 {
+		header.Set("Retry-After", strconv.Itoa(r.retryAfter))
+	}
+	w.WriteHeader(r.status)
+	_, _ = w.Write(body) // the client may be gone
+}

@@ -1,0 +1,198 @@
+package authn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+
+	"canopy/shared/config"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+)
+
+// KeyVerifier knows the API keys.
+type KeyVerifier interface {
+	// VerifyKey returns the principal of an API key. A key counts only with its own user
+	// and until it expires; otherwise the error wraps ErrForbidden. An error that does not
+	// wrap it means that nobody can tell. Any goroutine may call it.
+	VerifyKey(ctx context.Context, user, key string) (Principal, error)
+}
+
+// Authenticator finds out who a client is. Any goroutine may use it; Run runs beside.
+type Authenticator struct {
+	issuer   *issuer   // nil if no issuer is configured
+	keys     *keySet   // likewise
+	tokens   *verifier // likewise
+	apiKeys  KeyVerifier
+	outcomes *prometheus.CounterVec
+}
+
+// New returns an authenticator for API keys that verify knows, and for tokens of the one
+// issuer of cfg. Without an issuer every token is refused. The error lists everything
+// that is wrong with cfg.
+func New(cfg config.OAuth, verify KeyVerifier, log *zap.Logger, reg prometheus.Registerer) (*Authenticator, error) {
+	return newAuthenticator(cfg, verify, log, reg, nil)
+}
+
+// newAuthenticator is New with a transport to the issuer; nil means the usual one.
+func newAuthenticator(cfg config.OAuth, verify KeyVerifier, log *zap.Logger, reg prometheus.Registerer, transport http.RoundTripper) (*Authenticator, error) {
+	outcomes := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "drogue_client_user_authentication_access_token",
+		Help: "Sign-ins with a token or an API key: pass, fail, or error if nobody could tell.",
+	}, []string{"outcome"})
+	refreshes := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "canopy_edge_issuer_refresh",
+		Help: "Attempts to fetch the keys of the OpenID issuer: pass or error.",
+	}, []string{"outcome"})
+	for _, c := range []prometheus.Collector{outcomes, refreshes} {
+		if err := reg.Register(c); err != nil {
+			return nil, fmt.Errorf("register metrics of sign-ins: %w", err)
+		}
+	}
+	a := &Authenticator{apiKeys: verify, outcomes: outcomes}
+	address, clients, err := oneIssuer(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if address == "" {
+		return a, nil
+	}
+	if a.issuer, err = newIssuer(address, transport); err != nil {
+		return nil, fmt.Errorf("use OpenID issuer: %w", err)
+	}
+	a.keys = newKeySet(a.issuer.keys, log, refreshes)
+	if a.tokens, err = newVerifier(address, clients, a.keys); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// oneIssuer returns the issuer that all clients of cfg share, and their ids. Both are
+// empty if cfg holds neither.
+func oneIssuer(cfg config.OAuth) (address string, ids []string, err error) {
+	var problems []error
+	address = cfg.IssuerURL
+	for i, n := range slices.Sorted(maps.Keys(cfg.Clients)) {
+		client := cfg.Clients[n]
+		at := client.IssuerURL
+		if at == "" {
+			at = cfg.IssuerURL
+		}
+		name := "OAUTH__CLIENTS__" + strings.ToUpper(n)
+		if client.ClientID == "" {
+			problems = append(problems, fmt.Errorf("%s__CLIENT_ID is empty", name))
+		}
+		if at == "" {
+			problems = append(problems, fmt.Errorf("%s has no issuer: set OAUTH__ISSUER_URL", name))
+		}
+		if i > 0 && at != address {
+			problems = append(problems, fmt.Errorf("%s__ISSUER_URL is a second issuer, only one is supported", name))
+		}
+		address = at
+		ids = append(ids, client.ClientID)
+	}
+	if cfg.IssuerURL != "" && len(cfg.Clients) == 0 {
+		problems = append(problems, errors.New("OAUTH__ISSUER_URL is set, but no OAUTH__CLIENTS__0__CLIENT_ID"))
+	}
+	return address, ids, errors.Join(problems...)
+}
+
+// Run fetches the issuer's keys and keeps them fresh until ctx ends, then returns nil. An
+// issuer that is away is asked again with growing pauses; meanwhile the last keys count.
+func (a *Authenticator) Run(ctx context.Context) error {
+	if a.keys == nil {
+		<-ctx.Done()
+		return nil
+	}
+	a.keys.run(ctx)
+	a.issuer.client.CloseIdleConnections()
+	return nil
+}
+
+// Ready returns nil if tokens can be verified, or none ever will because no issuer is
+// configured. Once it was nil it stays so.
+func (a *Authenticator) Ready() error {
+	if a.keys == nil {
+		return nil
+	}
+	if err := a.keys.ready(); err != nil {
+		return fmt.Errorf("no keys of the OpenID issuer yet: %w", err)
+	}
+	return nil
+}
+
+// Authenticate returns who brings these credentials. It may wait for the issuer, but at
+// most a second, and only for a token whose key is unknown. The error wraps ErrForbidden or
+// ErrUnavailable.
+func (a *Authenticator) Authenticate(ctx context.Context, c Credentials) (Principal, error) {
+	switch c.kind {
+	case Token:
+		return a.count(a.verifyToken(ctx, c.secret))
+	case Key:
+		return a.count(a.verifyKey(ctx, c.user, c.secret))
+	default:
+		return Principal{}, nil
+	}
+}
+
+// Refresh returns the principal of a newer token of the same user, with its roles and
+// expiry. The error wraps ErrForbidden, also if p did not sign in with a token, or
+// ErrUnavailable.
+//
+// Like Authenticate it may wait for up to a second, and computes a signature: call it
+// from a worker, not from a callback of the poller. However many tokens come, together
+// they wait for no more than the first second of each attempt to fetch keys.
+func (a *Authenticator) Refresh(ctx context.Context, p Principal, token string) (Principal, error) {
+	if p.Kind != Token {
+		return Principal{}, fmt.Errorf("%w: session did not sign in with a token", ErrForbidden)
+	}
+	fresh, err := a.count(a.verifyToken(ctx, token))
+	if err != nil {
+		return Principal{}, err
+	}
+	if !fresh.Same(p) {
+		return Principal{}, fmt.Errorf("%w: token of another user", ErrForbidden)
+	}
+	return fresh, nil
+}
+
+// count adds the outcome of a sign-in to the metric and hands it on.
+func (a *Authenticator) count(p Principal, err error) (Principal, error) {
+	outcome := "pass"
+	switch {
+	case errors.Is(err, ErrForbidden):
+		outcome = "fail"
+	case err != nil:
+		outcome = "error"
+	}
+	a.outcomes.WithLabelValues(outcome).Inc()
+	return p, err
+}
+
+// verifyToken returns the principal of a token.
+func (a *Authenticator) verifyToken(ctx context.Context, token string) (Principal, error) {
+	if a.tokens == nil {
+		return Principal{}, fmt.Errorf("%w: no OpenID issuer is configured", ErrForbidden)
+	}
+	return a.tokens.verify(ctx, token)
+}
+
+// verifyKey returns the principal of an API key.
+func (a *Authenticator) verifyKey(ctx context.Context, user, key string) (Principal, error) {
+	if !ValidUser(user) {
+		return Principal{}, fmt.Errorf("%w: no user name", ErrForbidden)
+	}
+	p, err := a.apiKeys.VerifyKey(ctx, user, key)
+	switch {
+	case errors.Is(err, ErrForbidden):
+		return Principal{}, fmt.Errorf("verify API key: %w", err)
+	case err != nil:
+		return Principal{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return p, nil
+}

@@ -1,0 +1,191 @@
+package authn
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/MicahParks/jwkset"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+)
+
+const (
+	// refreshInterval is how often the issuer is asked for its keys while all is well.
+	refreshInterval = 5 * time.Minute
+	// retryMin and retryMax bound the pause after a failed attempt, which doubles.
+	retryMin = 250 * time.Millisecond
+	retryMax = 30 * time.Second
+	// unknownInterval is the least time between two refreshes that tokens with an unknown
+	// key id cause, so that nobody can make the edge flood the issuer.
+	unknownInterval = 10 * time.Second
+	// unknownWait is how long after its start a refresh is waited for.
+	unknownWait = time.Second
+)
+
+// errUnknownKey says that the issuer has no key of a token's key id.
+var errUnknownKey = errors.New("unknown key id")
+
+// keySet holds the issuer's keys in memory and refreshes them in the background. It is
+// the storage that keyfunc reads. The keys that were fetched last stay in use for as long
+// as the issuer cannot be reached.
+//
+// Any goroutine may read; run alone fetches.
+type keySet struct {
+	jwkset.Storage // the keys that were fetched last; KeyReplaceAll swaps all of them at once
+
+	fetch     func(context.Context) ([]jwkset.JWK, error)
+	log       *zap.Logger
+	refreshes *prometheus.CounterVec
+	wanted    chan struct{} // wakes run; holds at most one wish
+
+	mu      sync.Mutex
+	loaded  bool          // keys were fetched once
+	err     error         // what the last attempt ended with
+	pending bool          // an attempt is wanted or under way
+	started time.Time     // since when
+	done    chan struct{} // closed when that attempt, or else the next one, ends
+	asked   time.Time     // when an unknown key id last caused an attempt
+}
+
+func newKeySet(fetch func(context.Context) ([]jwkset.JWK, error), log *zap.Logger, refreshes *prometheus.CounterVec) *keySet {
+	return &keySet{
+		Storage:   jwkset.NewMemoryStorage(),
+		fetch:     fetch,
+		log:       log,
+		refreshes: refreshes,
+		wanted:    make(chan struct{}, 1),
+		done:      make(chan struct{}),
+		err:       errors.New("keys were not fetched yet"),
+	}
+}
+
+// run fetches the keys at once and again and again until ctx ends.
+func (k *keySet) run(ctx context.Context) {
+	pause := retryMin
+	for {
+		wait := refreshInterval
+		if k.refresh(ctx) {
+			pause = retryMin
+		} else {
+			// Half of the pause is random: edges that lost the issuer together must not return together.
+			wait = pause/2 + rand.N(pause/2)
+			pause = min(2*pause, retryMax)
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-k.wanted:
+			timer.Stop()
+		case <-timer.C:
+		}
+	}
+}
+
+// refresh fetches the keys once and reports whether that worked.
+func (k *keySet) refresh(ctx context.Context) bool {
+	k.mu.Lock()
+	if !k.pending {
+		k.pending, k.started = true, time.Now()
+	}
+	before := k.err
+	k.mu.Unlock()
+
+	keys, err := k.fetch(ctx)
+	if err == nil {
+		err = k.KeyReplaceAll(ctx, keys)
+	}
+
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.err, k.pending = err, false
+	close(k.done)
+	k.done = make(chan struct{})
+	switch {
+	case ctx.Err() != nil:
+		// The edge is stopping; what was cut off says nothing about the issuer.
+	case err != nil:
+		k.refreshes.WithLabelValues("error").Inc()
+		if before == nil || before.Error() != err.Error() {
+			k.log.Warn("fetching the issuer's keys failed, retrying", zap.Bool("last keys in use", k.loaded), zap.Error(err))
+		}
+	default:
+		k.refreshes.WithLabelValues("pass").Inc()
+		if before != nil {
+			k.log.Info("the issuer's keys are there", zap.Int("keys", len(keys)))
+		}
+		k.loaded = true
+	}
+	return err == nil
+}
+
+// ready returns nil once keys were fetched, and what keeps them away before that.
+func (k *keySet) ready() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.loaded {
+		return nil
+	}
+	return k.err
+}
+
+// KeyRead returns the key of an id. An unknown id may be a new key of the issuer: it
+// causes a refresh, at most one in unknownInterval, and waits for it until unknownWait
+// after its start. The error wraps errUnknownKey, or ErrUnavailable when the issuer could
+// not be asked. It hides the method of the storage that holds the keys.
+func (k *keySet) KeyRead(ctx context.Context, id string) (jwkset.JWK, error) {
+	key, err := k.Storage.KeyRead(ctx, id)
+	if err == nil {
+		return key, nil
+	}
+	if k.ready() != nil {
+		return jwkset.JWK{}, ErrUnavailable
+	}
+	if done, started := k.askForRefresh(); done != nil {
+		// Counted from the start of the refresh and not from here: while an issuer hangs,
+		// one token after the other must not wait a second each.
+		timer := time.NewTimer(unknownWait - time.Since(started))
+		defer timer.Stop()
+		select {
+		case <-done:
+		case <-timer.C:
+			return jwkset.JWK{}, ErrUnavailable
+		case <-ctx.Done():
+			return jwkset.JWK{}, ErrUnavailable
+		}
+		if key, err = k.Storage.KeyRead(ctx, id); err == nil {
+			return key, nil
+		}
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.err != nil {
+		return jwkset.JWK{}, ErrUnavailable
+	}
+	return jwkset.JWK{}, errUnknownKey
+}
+
+// askForRefresh returns a channel that is closed when the refresh under way has ended,
+// and since when that is wanted. It starts one if there is none, unless the last one for
+// this reason was too recent: then the channel is nil.
+func (k *keySet) askForRefresh() (<-chan struct{}, time.Time) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.pending {
+		return k.done, k.started
+	}
+	now := time.Now()
+	if now.Sub(k.asked) < unknownInterval {
+		return nil, time.Time{}
+	}
+	k.asked, k.started, k.pending = now, now, true
+	select {
+	case k.wanted <- struct{}{}:
+	default:
+	}
+	return k.done, now
+}

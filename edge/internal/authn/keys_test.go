@@ -1,0 +1,268 @@
+package authn
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/MicahParks/jwkset"
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+)
+
+// tokenOf is a good token, signed with the named key, whose name is its id.
+func (i *testIssuer) tokenOf(t testing.TB, name string) Credentials {
+	t.Helper()
+	return Credentials{kind: Token, secret: sign(t, jwt.SigningMethodRS256, rsaKey(t, name), name, i.goodClaims())}
+}
+
+// publish makes the named keys the issuer's.
+func (i *testIssuer) publish(t testing.TB, names ...string) {
+	t.Helper()
+	i.set(func(i *testIssuer) {
+		i.keys = nil
+		for _, name := range names {
+			i.keys = append(i.keys, publicJWK(t, rsaKey(t, name).Public(), name, jwkset.UseSig))
+		}
+	})
+}
+
+func TestIssuerThatComesUpLaterMakesTheEdgeReady(t *testing.T) {
+	i := newTestIssuer(t)
+	i.publish(t, "one")
+	i.set(func(i *testIssuer) { i.down = true })
+	a := startAuthenticator(t, i.config())
+	waitFor(t, "failed attempt", func() bool {
+		err := a.Ready()
+		return err != nil && strings.Contains(err.Error(), "status 503")
+	})
+	_, err := a.Authenticate(t.Context(), i.tokenOf(t, "one"))
+	if !errors.Is(err, ErrUnavailable) || errors.Is(err, ErrForbidden) {
+		t.Errorf("without keys: got %v, want ErrUnavailable", err)
+	}
+	if _, err := a.Authenticate(t.Context(), Credentials{kind: Token, secret: "x.y.z"}); !errors.Is(err, ErrForbidden) {
+		t.Errorf("malformed token without keys: got %v, want ErrForbidden", err)
+	}
+	i.set(func(i *testIssuer) { i.down = false })
+	waitReady(t, a)
+	if _, err := a.Authenticate(t.Context(), i.tokenOf(t, "one")); err != nil {
+		t.Errorf("with keys: %v", err)
+	}
+}
+
+func TestRotatedKeySignsInAtOnceAndTheOldOneNoMore(t *testing.T) {
+	i := newTestIssuer(t)
+	i.publish(t, "one")
+	a := readyAuthenticator(t, i)
+	i.publish(t, "other")
+	if _, err := a.Authenticate(t.Context(), i.tokenOf(t, "other")); err != nil {
+		t.Errorf("new key: %v", err)
+	}
+	if _, err := a.Authenticate(t.Context(), i.tokenOf(t, "one")); !errors.Is(err, ErrForbidden) {
+		t.Errorf("old key: got %v, want ErrForbidden", err)
+	}
+	if n := i.fetched(); n != 2 {
+		t.Errorf("%d fetches, want 2: the second unknown key id came too soon for a third", n)
+	}
+}
+
+func TestLastKeysCountWhileTheIssuerIsAway(t *testing.T) {
+	i := newTestIssuer(t)
+	i.publish(t, "one")
+	a := readyAuthenticator(t, i)
+	i.set(func(i *testIssuer) { i.down = true })
+	// An unknown key id makes the edge notice the outage.
+	if _, err := a.Authenticate(t.Context(), i.tokenOf(t, "other")); !errors.Is(err, ErrUnavailable) {
+		t.Fatalf("unknown key during the outage: got %v, want ErrUnavailable", err)
+	}
+	if _, err := a.Authenticate(t.Context(), i.tokenOf(t, "one")); err != nil {
+		t.Errorf("known key during the outage: %v", err)
+	}
+	if err := a.Ready(); err != nil {
+		t.Errorf("not ready during the outage: %v", err)
+	}
+}
+
+func TestUnusableKeySetDoesNotReplaceTheLastOne(t *testing.T) {
+	i := newTestIssuer(t)
+	i.publish(t, "one")
+	a := readyAuthenticator(t, i)
+	i.set(func(i *testIssuer) { i.keys = nil })
+	if err := a.keys.ready(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Authenticate(t.Context(), i.tokenOf(t, "other")); !errors.Is(err, ErrUnavailable) {
+		t.Fatalf("the empty set was not noticed: %v", err)
+	}
+	if _, err := a.Authenticate(t.Context(), i.tokenOf(t, "one")); err != nil {
+		t.Errorf("last key: %v", err)
+	}
+}
+
+func TestOneKeyThatNobodyUnderstandsHidesNoOther(t *testing.T) {
+	i := newTestIssuer(t)
+	i.publish(t, "one")
+	i.set(func(i *testIssuer) {
+		i.keys = append([]json.RawMessage{
+			json.RawMessage(`{"kty":"OKP","crv":"Ed448","kid":"a","x":"AA"}`),
+			json.RawMessage(`{"kty":7}`),
+			json.RawMessage(`{"kty":"oct","kid":"b","k":"c2VjcmV0"}`),
+		}, i.keys...)
+	})
+	a := readyAuthenticator(t, i)
+	if _, err := a.Authenticate(t.Context(), i.tokenOf(t, "one")); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAnswersOfAnIssuerThatDoNotCount(t *testing.T) {
+	long := strings.NewReader(`{"issuer":"` + strings.Repeat("x", fetchBytes) + `"}`)
+	elsewhere := newTestIssuer(t)
+	for name, c := range map[string]struct {
+		answer http.HandlerFunc
+		want   string
+	}{
+		"another issuer": {func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w, `{"issuer":"https://other.example","jwks_uri":"https://other.example"}`)
+		}, "names the issuer"},
+		"no JSON":    {func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>") }, "decode"},
+		"over 1 MiB": {func(w http.ResponseWriter, _ *http.Request) { _, _ = io.Copy(w, long) }, "longer than"},
+		"redirect to another host": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, elsewhere.server.URL+r.URL.Path, http.StatusFound)
+		}, "redirect to another host"},
+		"redirect in a circle": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, r.URL.Path, http.StatusFound)
+		}, "too many redirects"},
+	} {
+		server := httptest.NewServer(c.answer)
+		i, err := newIssuer(server.URL, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := i.keys(t.Context()); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: got %v, want something about %q", name, err, c.want)
+		}
+		i.client.CloseIdleConnections()
+		server.Close()
+	}
+	i, err := newIssuer("https://secure.example", transport(func(*http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(strings.NewReader(
+			`{"issuer":"https://secure.example","jwks_uri":"http://secure.example/keys"}`))}, nil
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := i.keys(t.Context()); err == nil || !strings.Contains(err.Error(), "not https") {
+		t.Errorf("keys without TLS: %v", err)
+	}
+}
+
+// transport answers requests without a network.
+type transport func(*http.Request) (*http.Response, error)
+
+func (t transport) RoundTrip(r *http.Request) (*http.Response, error) { return t(r) }
+
+// runKeySet runs a key set with a fetch of its own, in a bubble of synctest.
+func runKeySet(t *testing.T, fetch func(context.Context) ([]jwkset.JWK, error)) *keySet {
+	t.Helper()
+	refreshes := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "refresh"}, []string{"outcome"})
+	k := newKeySet(fetch, zap.NewNop(), refreshes)
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		k.run(ctx)
+	}()
+	t.Cleanup(func() {
+		stop()
+		<-ended
+	})
+	synctest.Wait()
+	return k
+}
+
+func TestUnknownKeyIdsCauseOneRefreshInTenSeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fetches := 0
+		k := runKeySet(t, func(context.Context) ([]jwkset.JWK, error) {
+			fetches++
+			return nil, nil
+		})
+		for range 300 { // over 30 s
+			if _, err := k.KeyRead(t.Context(), "nobody's"); !errors.Is(err, errUnknownKey) {
+				t.Fatalf("got %v, want errUnknownKey", err)
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		if fetches != 1+3 {
+			t.Errorf("%d fetches, want the first and one in 10 s", fetches)
+		}
+	})
+}
+
+func TestNoTokenWaitsLongerThanASecondForAnIssuerThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hang := false
+		k := runKeySet(t, func(ctx context.Context) ([]jwkset.JWK, error) {
+			if !hang {
+				return nil, nil
+			}
+			ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+			defer cancel()
+			<-ctx.Done()
+			return nil, ctx.Err()
+		})
+		hang = true
+		start := time.Now()
+		for range 4 { // one after the other, during one attempt
+			if _, err := k.KeyRead(t.Context(), "new"); !errors.Is(err, ErrUnavailable) {
+				t.Fatalf("got %v, want ErrUnavailable", err)
+			}
+		}
+		if waited := time.Since(start); waited != unknownWait {
+			t.Errorf("four tokens waited %v together, want %v", waited, unknownWait)
+		}
+	})
+}
+
+func TestPausesAfterFailuresGrowToHalfAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var at []time.Duration
+		start := time.Now()
+		runKeySet(t, func(context.Context) ([]jwkset.JWK, error) {
+			at = append(at, time.Since(start))
+			return nil, errors.New("down")
+		})
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		if n := len(at); n < 20 || n > 60 {
+			t.Errorf("%d attempts in ten minutes of outage", n)
+		}
+		if first, last := at[1], at[len(at)-1]-at[len(at)-2]; first > retryMin || last < retryMax/2 || last > retryMax {
+			t.Errorf("first pause %v, last pause %v", first, last)
+		}
+	})
+}
+
+func TestKeysAreFetchedAgainWhileAllIsWell(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fetches := 0
+		runKeySet(t, func(context.Context) ([]jwkset.JWK, error) {
+			fetches++
+			return nil, nil
+		})
+		time.Sleep(time.Hour + time.Second)
+		synctest.Wait()
+		if fetches != 13 {
+			t.Errorf("%d fetches in an hour, want one in five minutes", fetches)
+		}
+	})
+}

@@ -1,0 +1,79 @@
+// Package authn answers who a client is: anonymous, a user with a token of the OpenID
+// issuer, or a user with an API key. What a user may read is the business of package
+// authz, which takes the Principal that comes out here.
+//
+// Nothing in this package puts a token or a key into an error, a log line or a metric.
+package authn
+
+import (
+	"errors"
+	"strings"
+	"time"
+)
+
+// ErrForbidden says that credentials were read and do not count: a bad or expired token,
+// an unknown or expired key. The wrapping error names the reason for operators; clients
+// are told no more than 403.
+var ErrForbidden = errors.New("forbidden")
+
+// ErrUnavailable says that nobody can tell whether credentials count, because the keys of
+// the issuer are not there. Clients get 500.
+var ErrUnavailable = errors.New("authentication is not available")
+
+// Kind says how a client signed in.
+type Kind uint8
+
+// The kinds of principals. The zero value is the one with the fewest rights.
+const (
+	Anonymous Kind = iota // no credentials
+	Token                 // a token of the OpenID issuer
+	Key                   // an API key
+)
+
+// String returns "anonymous", "token" or "key".
+func (k Kind) String() string {
+	switch k {
+	case Token:
+		return "token"
+	case Key:
+		return "key"
+	default:
+		return "anonymous"
+	}
+}
+
+// Principal is who a client is. The zero value is an anonymous client. A Principal is
+// never changed after it was made, so that any number of goroutines may share it.
+type Principal struct {
+	// Kind says how the client signed in.
+	Kind Kind
+	// User is the token's sub or the key's user; empty only for an anonymous client. It
+	// never begins with "role:" and never contains a slash.
+	User string
+	// Roles are those of the token, sorted, each once. An API key has none.
+	Roles []string
+	// Expires is when the credentials end, without any leeway. Zero means never.
+	Expires time.Time
+	// KeyID is the SHA-256 of the API key, by which a key that was withdrawn while its
+	// socket is open is noticed. It is zero for other kinds.
+	KeyID [32]byte
+}
+
+// Same reports whether two principals are the same user, signed in the same way. Roles
+// and expiry may differ.
+func (p Principal) Same(q Principal) bool { return p.Kind == q.Kind && p.User == q.User }
+
+// String returns the kind and the user, for logs. It leaves out the key's hash.
+func (p Principal) String() string {
+	if p.Kind == Anonymous {
+		return p.Kind.String()
+	}
+	return p.Kind.String() + " " + p.User
+}
+
+// ValidUser reports whether a name may be a user's. Names that begin with "role:" or
+// contain a slash are not, because the list of an application's members writes roles and
+// the users of further issuers that way: identities must never meet.
+func ValidUser(name string) bool {
+	return name != "" && !strings.HasPrefix(name, "role:") && !strings.Contains(name, "/")
+}

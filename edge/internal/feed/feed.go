@@ -1,0 +1,274 @@
+package feed
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"go.uber.org/zap"
+
+	"canopy/shared/event"
+)
+
+// Feed is the wire-ready sequence of one application's events on this edge.
+//
+// Locks are taken in this order, and none is held across a request or a write:
+// Feed.mu, Feed.tracksMu, track.mu, bucket.mu, sweep.mu; ring and budget alone.
+type Feed struct {
+	hub         *Hub
+	application string
+	shard       int
+	ring        *ring
+	whole       *track
+
+	opened chan struct{} // closed when the feed is ready or has failed
+	failed error         // set before opened is closed
+	calmed chan struct{} // has room for one: a bucket came to rest
+	logID  atomic.Uint64
+
+	mu        sync.Mutex // guards what follows, and the order of appends
+	sub       *nats.Subscription
+	chain     chain
+	ask       bool // the leader must be asked how far the stream goes
+	repairing bool
+	closed    bool
+
+	tracksMu sync.Mutex
+	tracks   map[Filter]*track
+	sockets  int
+	pins     int       // callers between finding the feed and attaching to it
+	idle     time.Time // since when there is neither
+}
+
+func newFeed(h *Hub, application string, shard int) *Feed {
+	f := &Feed{
+		hub: h, application: application, shard: shard,
+		opened: make(chan struct{}), calmed: make(chan struct{}, 1),
+		tracks: map[Filter]*track{},
+		chain:  chain{room: h.room, held: true},
+	}
+	f.ring = &ring{budget: h.budget, fell: f.fell}
+	f.whole = &track{feed: f, whole: true}
+	return f
+}
+
+func (f *Feed) log() event.Log { return event.Log(f.logID.Load()) }
+
+// open subscribes and finds out where "now" is: what JetStream acknowledges after open
+// has returned comes.
+func (f *Feed) open(ctx context.Context) error {
+	sub, err := f.hub.nc.Subscribe(eventsSubject(f), f.receive)
+	if err != nil {
+		return err
+	}
+	if err := sub.SetPendingLimits(pendingMessages, pendingBytes); err != nil {
+		return errors.Join(err, sub.Unsubscribe())
+	}
+	f.mu.Lock()
+	f.sub = sub
+	f.mu.Unlock()
+	if err := f.hub.nc.FlushWithContext(ctx); err != nil {
+		return err
+	}
+	var last uint64
+	err = f.hub.request(ctx, f.shard, func() (err error) {
+		last, err = f.hub.history.last(ctx, f.shard, f.application)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	f.logID.Store(uint64(f.hub.logOf(f.shard)))
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.chain.head, f.chain.verified = last, last
+	f.drain()
+	if f.chain.held || f.ask {
+		f.chain.hold()
+		f.startRepair()
+	}
+	return nil
+}
+
+// attach puts a socket at the head.
+func (f *Feed) attach(r *Reader, s Socket, filter Filter) {
+	r.socket = s
+	r.state.Store(claimed)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.tracksMu.Lock()
+	defer f.tracksMu.Unlock()
+	t := f.whole
+	if filter != (Filter{}) {
+		t = f.tracks[filter]
+		if t == nil {
+			t = &track{feed: f, filter: filter}
+			f.tracks[filter] = t
+		}
+	}
+	f.sockets++
+	t.sockets++
+	r.seq.Store(f.chain.head)
+	t.attach(r)
+}
+
+// left notes that a socket is gone. A filtered track goes with its last one.
+func (f *Feed) left(t *track) {
+	f.tracksMu.Lock()
+	defer f.tracksMu.Unlock()
+	f.sockets--
+	t.sockets--
+	if t.sockets == 0 && !t.whole {
+		delete(f.tracks, t.filter)
+	}
+	f.idle = f.hub.now()
+}
+
+// receive takes one message from NATS. It is called by the subscription's goroutine.
+func (f *Feed) receive(msg *nats.Msg) {
+	m, err := parseMessage(msg.Header, msg.Data)
+	if err != nil {
+		f.hub.stats.foreign.Inc() // a core publish into our subjects; it has no place in the log
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return
+	}
+	held := f.chain.held
+	if f.chain.live(m) {
+		f.apply(m)
+		return
+	}
+	if f.chain.held && !held {
+		f.hub.stats.holes.Inc()
+		f.startRepair()
+	}
+}
+
+// isOpen says whether open has found out where "now" is. mu is held.
+func (f *Feed) isOpen() bool { return f.logID.Load() != 0 }
+
+// apply appends the next event in order. mu is held.
+func (f *Feed) apply(m message) {
+	if m.fault != nil {
+		f.hub.stats.faults.Inc()
+		f.hub.zap.Warn("event skipped", zap.String("application", f.application), zap.Error(m.fault))
+		return
+	}
+	now := f.hub.now()
+	from, to := f.ring.append(m.json, event.Cursor{Log: f.log(), Sequence: m.sequence}, m.appended, now)
+	f.hub.stats.events.Inc()
+	f.trim(now)
+	f.whole.wake()
+	if !m.labels.hasChannel && !m.labels.hasDevice {
+		return
+	}
+	f.tracksMu.Lock()
+	defer f.tracksMu.Unlock()
+	if len(f.tracks) == 0 {
+		return
+	}
+	m.labels.filters(func(filter Filter) {
+		if t := f.tracks[filter]; t != nil {
+			t.add(ref{from, int(to - from)})
+			t.wake()
+		}
+	})
+}
+
+// drain applies what waits and is in order. mu is held.
+func (f *Feed) drain() {
+	for {
+		m, ok := f.chain.drain()
+		if !ok {
+			return
+		}
+		f.apply(m)
+	}
+}
+
+// trim drops what is too old or too much and has the sweep look for sockets that fell off.
+func (f *Feed) trim(now time.Time) {
+	if f.ring.trim(now.Add(-f.hub.config.Buffers.FeedAge), f.hub.config.Buffers.FeedBytes) {
+		f.fell()
+	}
+}
+
+// fell has every reader visited after chunks were dropped, also those that are stalled.
+func (f *Feed) fell() {
+	tail := f.ring.view().tail()
+	f.whole.wake()
+	f.tracksMu.Lock()
+	defer f.tracksMu.Unlock()
+	for _, t := range f.tracks {
+		t.forget(tail)
+		t.wake()
+	}
+}
+
+// rested is called by the sweep when a bucket of this feed has nothing left to do.
+func (f *Feed) rested() {
+	select {
+	case f.calmed <- struct{}{}:
+	default:
+	}
+}
+
+// calm says whether every socket that can take events has had them all.
+func (f *Feed) calm() bool {
+	if !f.whole.calm() {
+		return false
+	}
+	f.tracksMu.Lock()
+	defer f.tracksMu.Unlock()
+	for _, t := range f.tracks {
+		if !t.calm() {
+			return false
+		}
+	}
+	return true
+}
+
+// hold makes live messages wait until resume has read the stream.
+func (f *Feed) hold() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.chain.hold()
+	f.ask = true
+}
+
+// resume ends a hold: it reads what is missing, in the log that the stream is now.
+func (f *Feed) resume(log event.Log) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed || !f.isOpen() {
+		return
+	}
+	if uint64(log) != f.logID.Load() {
+		f.hub.zap.Warn("stream was made anew: going on from its first event", zap.String("application", f.application))
+		f.logID.Store(uint64(log))
+		f.chain.restart()
+		f.ask = true
+	}
+	if f.chain.held && !f.repairing {
+		f.startRepair()
+	}
+}
+
+// close ends the feed. Its sockets are gone, or the edge stops.
+func (f *Feed) close() {
+	f.mu.Lock()
+	f.closed = true
+	sub := f.sub
+	f.chain.clear()
+	f.mu.Unlock()
+	if sub != nil {
+		_ = sub.Unsubscribe() // fails only if the connection is closed, and then nothing comes
+	}
+	f.ring.close()
+}

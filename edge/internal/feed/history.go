@@ -1,0 +1,261 @@
+package feed
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"canopy/shared/event"
+	"canopy/shared/subject"
+)
+
+const (
+	// denseSpan is how near the next event of an application must be in its stream, in
+	// sequences, for an unfiltered batch to cost less than single gets.
+	denseSpan = 16
+
+	denseBatch      = 256
+	denseBatchBytes = 4 << 20
+
+	requestTimeout = 2 * time.Second
+)
+
+// errNone is returned by history when the stream holds no such message. Only a stream's
+// leader decides that.
+var errNone = errors.New("no such message")
+
+// message is one event as the stream holds it, or as it was republished.
+type message struct {
+	sequence uint64
+	previous uint64 // sequence before it on its subject, 0 if unknown; only if republished
+	labels   labels
+	appended int64 // ms since 1970, 0 if unknown
+	json     []byte
+	fault    error // why no socket can get it; its place in the order still counts
+}
+
+// history reads stored events from the streams. Its methods may be called from any
+// goroutine and are bounded by requestTimeout a request.
+type history struct {
+	nc *nats.Conn
+}
+
+// stream describes a shard's stream: its identity and the number of shards.
+func (h *history) stream(ctx context.Context, shard int) (log event.Log, shards int, err error) {
+	var info struct {
+		Created time.Time `json:"created"`
+		Config  struct {
+			Metadata map[string]string `json:"metadata"`
+		} `json:"config"`
+		Error *apiError `json:"error"`
+	}
+	if err := h.request(ctx, "$JS.API.STREAM.INFO."+subject.Stream(shard), nil, &info); err != nil {
+		return 0, 0, fmt.Errorf("ask for stream %s: %w", subject.Stream(shard), err)
+	}
+	if info.Error != nil {
+		return 0, 0, fmt.Errorf("ask for stream %s: %w", subject.Stream(shard), info.Error)
+	}
+	shards, err = strconv.Atoi(info.Config.Metadata[subject.MetadataShards])
+	if err != nil || shards < 1 {
+		return 0, 0, fmt.Errorf("stream %s: metadata %s is %q, want a number", subject.Stream(shard),
+			subject.MetadataShards, info.Config.Metadata[subject.MetadataShards])
+	}
+	return event.LogOf(info.Created), shards, nil
+}
+
+// last gives the sequence of application's newest event, 0 if there is none. The
+// stream's leader answers, since a follower may lag.
+func (h *history) last(ctx context.Context, shard int, application string) (uint64, error) {
+	m, err := h.ask(ctx, shard, map[string]any{"last_by_subj": subject.In(shard, application)})
+	if errors.Is(err, errNone) {
+		return 0, nil
+	}
+	return m.sequence, err
+}
+
+// next gives application's events from sequence from on, in order: one, or more where
+// they lie close together. It gives errNone if the leader has none.
+func (h *history) next(ctx context.Context, shard int, application string, from uint64, dense bool) ([]message, error) {
+	if dense {
+		if list, err := h.batch(ctx, shard, application, from); err != nil || len(list) > 0 {
+			return list, err
+		}
+	}
+	query := map[string]any{"seq": from, "next_by_subj": subject.In(shard, application)}
+	m, err := h.directGet(ctx, shard, query)
+	if errors.Is(err, errNone) {
+		m, err = h.ask(ctx, shard, query) // whoever answered may be a follower that lags
+	}
+	if err != nil {
+		return nil, err
+	}
+	return []message{m}, nil
+}
+
+// directGet asks any replica for one message.
+func (h *history) directGet(ctx context.Context, shard int, query map[string]any) (message, error) {
+	body, err := json.Marshal(query)
+	if err != nil {
+		return message{}, fmt.Errorf("encode direct get: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	msg, err := h.nc.RequestWithContext(ctx, "$JS.API.DIRECT.GET."+subject.Stream(shard), body)
+	if err != nil {
+		return message{}, fmt.Errorf("direct get from %s: %w", subject.Stream(shard), err)
+	}
+	if status := msg.Header.Get("Status"); status == "404" {
+		return message{}, errNone
+	} else if status != "" {
+		return message{}, fmt.Errorf("direct get from %s: %s %s", subject.Stream(shard), status, msg.Header.Get("Description"))
+	}
+	return parseMessage(msg.Header, msg.Data)
+}
+
+// batch reads denseBatch messages of every application from sequence from on and gives
+// those of application; it may give none. A range that was cut on its way is an error.
+func (h *history) batch(ctx context.Context, shard int, application string, from uint64) ([]message, error) {
+	inbox := h.nc.NewRespInbox()
+	sub, err := h.nc.SubscribeSync(inbox)
+	if err != nil {
+		return nil, fmt.Errorf("subscribe for a batch: %w", err)
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	body := fmt.Appendf(nil, `{"seq":%d,"batch":%d,"max_bytes":%d}`, from, denseBatch, denseBatchBytes)
+	if err := h.nc.PublishRequest("$JS.API.DIRECT.GET."+subject.Stream(shard), inbox, body); err != nil {
+		return nil, fmt.Errorf("ask for a batch: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	mine := subject.In(shard, application)
+	var list []message
+	var lastSeen uint64
+	for {
+		msg, err := sub.NextMsgWithContext(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("read a batch from %s: %w", subject.Stream(shard), err)
+		}
+		switch status := msg.Header.Get("Status"); status {
+		case "":
+		case "204": // the end; it names the last sequence sent, so that a loss shows
+			if end, err := strconv.ParseUint(msg.Header.Get("Nats-Last-Sequence"), 10, 64); err != nil || end != lastSeen {
+				return nil, fmt.Errorf("read a batch from %s: it was cut at %d of %d", subject.Stream(shard), lastSeen, end)
+			}
+			return list, nil
+		case "404":
+			return nil, nil // the caller asks for a single one, and the leader decides
+		default:
+			return nil, fmt.Errorf("read a batch from %s: %s %s", subject.Stream(shard), status, msg.Header.Get("Description"))
+		}
+		m, err := parseMessage(msg.Header, msg.Data)
+		if err != nil {
+			return nil, err
+		}
+		if before, _ := strconv.ParseUint(msg.Header.Get("Nats-Last-Sequence"), 10, 64); before != lastSeen {
+			return nil, fmt.Errorf("read a batch from %s: %d came after %d, not %d", subject.Stream(shard), m.sequence, lastSeen, before)
+		}
+		lastSeen = m.sequence
+		if msg.Header.Get("Nats-Subject") == mine {
+			list = append(list, m)
+		}
+	}
+}
+
+// ask puts one question to the stream's leader.
+func (h *history) ask(ctx context.Context, shard int, query map[string]any) (message, error) {
+	var answer struct {
+		Message struct {
+			Sequence uint64 `json:"seq"`
+			Header   []byte `json:"hdrs"`
+			Data     []byte `json:"data"`
+		} `json:"message"`
+		Error *apiError `json:"error"`
+	}
+	if err := h.request(ctx, "$JS.API.STREAM.MSG.GET."+subject.Stream(shard), query, &answer); err != nil {
+		return message{}, fmt.Errorf("ask the leader of %s: %w", subject.Stream(shard), err)
+	}
+	if answer.Error != nil {
+		if answer.Error.ErrCode == noMessageFound {
+			return message{}, errNone
+		}
+		return message{}, fmt.Errorf("ask the leader of %s: %w", subject.Stream(shard), answer.Error)
+	}
+	header, err := nats.DecodeHeadersMsg(answer.Message.Header)
+	if err != nil && len(answer.Message.Header) > 0 {
+		return message{}, fmt.Errorf("read headers of %s %d: %w", subject.Stream(shard), answer.Message.Sequence, err)
+	}
+	m := message{sequence: answer.Message.Sequence, json: answer.Message.Data}
+	m.fault = m.readLabels(header)
+	return m, nil
+}
+
+const noMessageFound = 10037
+
+type apiError struct {
+	Code        int    `json:"code"`
+	ErrCode     int    `json:"err_code"`
+	Description string `json:"description"`
+}
+
+func (e *apiError) Error() string {
+	return fmt.Sprintf("%s (code %d, error %d)", e.Description, e.Code, e.ErrCode)
+}
+
+func (h *history) request(ctx context.Context, to string, query, answer any) error {
+	var body []byte
+	if query != nil {
+		var err error
+		if body, err = json.Marshal(query); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	msg, err := h.nc.RequestWithContext(ctx, to, body)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(msg.Data, answer)
+}
+
+// parseMessage reads a republished message, or one that a direct get brought.
+func parseMessage(header nats.Header, data []byte) (message, error) {
+	seq, err := strconv.ParseUint(header.Get("Nats-Sequence"), 10, 64)
+	if err != nil {
+		return message{}, fmt.Errorf("read Nats-Sequence: %w", err)
+	}
+	m := message{sequence: seq, json: data}
+	m.previous, _ = strconv.ParseUint(header.Get("Nats-Last-Sequence"), 10, 64)
+	m.fault = m.readLabels(header)
+	return m, nil
+}
+
+// readLabels reads what filters and metrics need and checks that the body can take a
+// cursor: the log may hold what some other publisher put there.
+func (m *message) readLabels(header nats.Header) error {
+	if n := len(m.json); n < len(`{"a":0}`) || m.json[0] != '{' || m.json[n-1] != '}' {
+		return fmt.Errorf("event %d is not a JSON object", m.sequence)
+	}
+	var err1, err2 error
+	m.labels.channel, m.labels.hasChannel, err1 = label(header, event.HeaderChannel)
+	m.labels.device, m.labels.hasDevice, err2 = label(header, event.HeaderDevice)
+	m.appended, _ = strconv.ParseInt(header.Get(event.HeaderAppended), 10, 64)
+	return errors.Join(err1, err2)
+}
+
+func label(header nats.Header, name string) (string, bool, error) {
+	values := header[name]
+	if len(values) == 0 {
+		return "", false, nil
+	}
+	value, err := event.UnescapeHeader(values[0])
+	if err != nil {
+		return "", false, fmt.Errorf("read %s: %w", name, err)
+	}
+	return value, true, nil
+}

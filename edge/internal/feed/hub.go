@@ -1,0 +1,306 @@
+// Package feed brings the events of applications to sockets.
+//
+// The way of an event: NATS → Feed.receive → chain (order; holes are read from the
+// stream) → ring (frames, encoded once) → track → bucket → sweep → Socket.Write.
+//
+// A socket has no queue and no goroutine. Its Reader is a position in the ring, and the
+// sweep writes to it everything between that and the head in one slice, without a copy:
+// one event at a time when events come slowly, up to 64 KiB when they come fast or the
+// socket is slow. A socket that the kernel takes no more for is passed over until it
+// drains; one that falls off the ring's tail is closed.
+package feed
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"canopy/shared/config"
+	"canopy/shared/event"
+	"canopy/shared/subject"
+)
+
+const (
+	// A subscription's own buffer in nats.go; beyond it messages are dropped, noticed
+	// and read from the stream.
+	pendingMessages = 64 << 10
+	pendingBytes    = 32 << 20
+
+	// waitBytes bounds what waits for repairs in all feeds.
+	waitBytes = 64 << 20
+
+	// requestsPerStream is how many reads may be under way on one stream: more hold up
+	// its writes.
+	requestsPerStream = 2
+
+	linger      = 30 * time.Second
+	openTimeout = 8 * time.Second
+	tidyEvery   = time.Second
+)
+
+// ErrUnavailable is wrapped by Attach's error when NATS or the application's stream does
+// not answer, so that nobody can say where "now" is.
+var ErrUnavailable = errors.New("event log unavailable")
+
+// Config is what a Hub needs to know.
+type Config struct {
+	Buffers config.Buffers
+	// Workers is the number of goroutines that write to sockets; 0 means one a core.
+	Workers int
+	// Held gives the bytes that wait for stalled sockets, outside of the rings.
+	Held func() int64
+}
+
+// Hub holds the feeds of one edge. Its methods may be called from any goroutine.
+type Hub struct {
+	config  Config
+	nc      *nats.Conn // events only, so that they wait behind nothing
+	history *history
+	sweep   *sweep
+	budget  *budget
+	room    *room
+	stats   *metrics
+	zap     *zap.Logger
+	now     func() time.Time
+
+	context context.Context // of Run
+	cancel  context.CancelFunc
+	work    sync.WaitGroup // goroutines that open and repair feeds
+	over    chan struct{}  // has room for one: stalled sockets hold too much
+
+	mu     sync.Mutex
+	feeds  map[string]*Feed
+	logs   []event.Log           // by shard; empty until the streams are known
+	slots  []chan struct{}       // by shard
+	failed error                 // why the streams are not known
+	moved  map[int]chan struct{} // shards that are being looked at again
+}
+
+// New makes a Hub that takes live events from feeds and asks questions over requests:
+// two connections, so that neither waits for the other.
+func New(cfg Config, feeds, requests *nats.Conn, log *zap.Logger, reg prometheus.Registerer) *Hub {
+	if cfg.Workers == 0 {
+		cfg.Workers = runtime.GOMAXPROCS(0)
+	}
+	h := &Hub{
+		config: cfg, nc: feeds, history: &history{requests},
+		budget: newBudget(cfg.Buffers.TotalBytes), room: &room{limit: waitBytes},
+		zap: log, now: time.Now, over: make(chan struct{}, 1),
+		feeds: map[string]*Feed{}, moved: map[int]chan struct{}{},
+		failed: errors.New("the streams are not known yet"),
+	}
+	h.stats = newMetrics(reg, h)
+	h.sweep = newSweep(cfg.Workers, h.stats)
+	h.sweep.stalled = h.checkHeld
+	h.context, h.cancel = context.WithCancel(context.Background())
+	return h
+}
+
+// Run learns about the streams, sweeps, and keeps feeds in order until ctx ends. Sockets
+// must be closed before.
+func (h *Hub) Run(ctx context.Context) error {
+	defer h.stop()
+	advisory, err := h.nc.Subscribe("$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.*", h.leaderElected)
+	if err != nil {
+		return fmt.Errorf("subscribe to leader advisories: %w", err)
+	}
+	defer func() { _ = advisory.Unsubscribe() }()
+
+	group, ctx := errgroup.WithContext(ctx)
+	for range h.config.Workers {
+		group.Go(func() error { h.sweep.run(); return nil })
+	}
+	group.Go(func() error { h.learn(ctx); return nil })
+	group.Go(func() error { h.tidy(ctx); return nil })
+	group.Go(func() error { <-ctx.Done(); h.sweep.stop(); return nil })
+	return group.Wait()
+}
+
+func (h *Hub) stop() {
+	h.cancel()
+	h.mu.Lock()
+	feeds := h.all()
+	clear(h.feeds)
+	h.mu.Unlock()
+	for _, f := range feeds {
+		f.close()
+	}
+	h.work.Wait()
+}
+
+// Ready says why no socket can be opened, or nil.
+func (h *Hub) Ready() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.failed
+}
+
+// Attach gives socket a place in application's feed, now: what JetStream acknowledges
+// after Attach has returned will be written to it once r is released. r must be detached
+// in the end. The error wraps ErrUnavailable or is the context's.
+func (h *Hub) Attach(ctx context.Context, application string, filter Filter, socket Socket, r *Reader) error {
+	f, err := h.pin(application)
+	if err != nil {
+		return err
+	}
+	defer f.unpin()
+	select {
+	case <-f.opened:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if f.failed != nil {
+		return fmt.Errorf("%w: %w", ErrUnavailable, f.failed)
+	}
+	f.attach(r, socket, filter)
+	return nil
+}
+
+// pin finds application's feed or begins to open one. It cannot be closed until unpin.
+func (h *Hub) pin(application string) (*Feed, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := errors.Join(h.failed, h.context.Err()); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	f := h.feeds[application]
+	if f == nil {
+		f = newFeed(h, application, subject.Shard(application, len(h.logs)))
+		h.feeds[application] = f
+		h.work.Add(1)
+		go func() {
+			defer h.work.Done()
+			h.open(f)
+		}()
+	}
+	f.tracksMu.Lock()
+	f.pins++
+	f.tracksMu.Unlock()
+	return f, nil
+}
+
+func (f *Feed) unpin() {
+	f.tracksMu.Lock()
+	f.pins--
+	f.idle = f.hub.now()
+	f.tracksMu.Unlock()
+}
+
+// open opens f for all that wait for it. It does not depend on the first of them.
+func (h *Hub) open(f *Feed) {
+	ctx, cancel := context.WithTimeout(h.context, openTimeout)
+	defer cancel()
+	f.failed = f.open(ctx)
+	if f.failed != nil {
+		h.zap.Warn("open feed", zap.String("application", f.application), zap.Error(f.failed))
+		h.mu.Lock()
+		if h.feeds[f.application] == f {
+			delete(h.feeds, f.application)
+		}
+		h.mu.Unlock()
+		f.close()
+	}
+	close(f.opened)
+}
+
+func eventsSubject(f *Feed) string { return subject.Events(f.shard, f.application) }
+
+// request runs one request to shard's stream, when few others are under way there.
+func (h *Hub) request(ctx context.Context, shard int, do func() error) error {
+	h.mu.Lock()
+	slot := h.slots[shard]
+	h.mu.Unlock()
+	select {
+	case slot <- struct{}{}:
+		defer func() { <-slot }()
+		return do()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (h *Hub) logOf(shard int) event.Log {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.logs[shard]
+}
+
+func (h *Hub) size() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.feeds)
+}
+
+// all lists the feeds. mu is held.
+func (h *Hub) all() []*Feed {
+	list := make([]*Feed, 0, len(h.feeds))
+	for _, f := range h.feeds {
+		list = append(list, f)
+	}
+	return list
+}
+
+// tidy drops old events and idle feeds, and closes sockets when they hold too much.
+func (h *Hub) tidy(ctx context.Context) {
+	ticker := time.NewTicker(tidyEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-h.over:
+			h.relieve()
+		case <-ticker.C:
+			h.mu.Lock()
+			feeds := h.all()
+			h.mu.Unlock()
+			now := h.now()
+			for _, f := range feeds {
+				f.trim(now)
+				h.closeIdle(f, now)
+			}
+		}
+	}
+}
+
+// closeIdle closes f if it had no socket for a while.
+func (h *Hub) closeIdle(f *Feed, now time.Time) {
+	h.mu.Lock()
+	f.tracksMu.Lock()
+	idle := f.pins == 0 && f.sockets == 0 && now.Sub(f.idle) >= linger
+	f.tracksMu.Unlock()
+	if idle && h.feeds[f.application] == f {
+		delete(h.feeds, f.application)
+	}
+	h.mu.Unlock()
+	if idle {
+		f.close()
+	}
+}
+
+// room bounds the bytes of live messages that wait for repairs, in all feeds.
+type room struct {
+	limit int64
+	bytes atomic.Int64
+}
+
+func (r *room) take(n int) bool {
+	if r.bytes.Add(int64(n)) > r.limit {
+		r.give(n)
+		return false
+	}
+	return true
+}
+
+func (r *room) give(n int) { r.bytes.Add(-int64(n)) }
+
+func (r *room) used() int64 { return r.bytes.Load() }

@@ -1,0 +1,62 @@
+package feed
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics count what feeds do. Their names begin with canopy_edge_.
+type metrics struct {
+	events, foreign, faults                         prometheus.Counter
+	holes, repairs, repaired, repairErrors, dropped prometheus.Counter
+	writes, deliveries, bytes, lagged               prometheus.Counter
+	age                                             prometheus.Histogram
+}
+
+func newMetrics(reg prometheus.Registerer, h *Hub) *metrics {
+	counter := func(name, help string) prometheus.Counter {
+		c := prometheus.NewCounter(prometheus.CounterOpts{Name: "canopy_edge_" + name, Help: help})
+		reg.MustRegister(c)
+		return c
+	}
+	gauge := func(name, help string, value func() float64) {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "canopy_edge_" + name, Help: help}, value))
+	}
+	gauge("feeds", "Applications that this edge follows.", func() float64 { return float64(h.size()) })
+	gauge("feed_bytes", "Bytes of events kept for sockets that lag.", func() float64 { return float64(h.budget.size()) })
+	gauge("socket_bytes", "Bytes that wait for stalled sockets.", func() float64 { return float64(h.config.Held()) })
+	gauge("waiting_bytes", "Bytes of live events that wait for a repair.", func() float64 { return float64(h.room.used()) })
+	m := &metrics{
+		events:       counter("events_total", "Events appended to feeds."),
+		foreign:      counter("foreign_messages_total", "Messages on our subjects that no stream had republished."),
+		faults:       counter("faulty_events_total", "Stored messages that are no events."),
+		holes:        counter("feed_holes_total", "Times that a message was missing from a feed."),
+		repairs:      counter("feed_repairs_total", "Times that a feed read from its stream."),
+		repaired:     counter("feed_repaired_events_total", "Events that came from the stream instead of live."),
+		repairErrors: counter("feed_repair_errors_total", "Reads from a stream that failed and were tried again."),
+		dropped:      counter("nats_dropped_messages_total", "Messages that the NATS client dropped before a feed could take them."),
+		writes:       counter("socket_writes_total", "Writes of events to sockets."),
+		deliveries:   counter("deliveries_total", "Events written to sockets."),
+		bytes:        counter("socket_written_bytes_total", "Bytes of events written to sockets."),
+		lagged:       counter("slow_consumers_total", "Sockets that fell behind the feed or the budget."),
+		age: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "canopy_edge_event_age_seconds",
+			Help:    "Age of the newest event, since it was appended to Kafka, when a part of its sockets had been written to.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
+		}),
+	}
+	reg.MustRegister(m.age)
+	return m
+}
+
+// delivered counts one turn of the sweep. at is when the newest event was appended to
+// Kafka, in ms since 1970, 0 if that is unknown.
+func (m *metrics) delivered(writes, events, bytes int, at int64, now time.Time) {
+	m.writes.Add(float64(writes))
+	m.deliveries.Add(float64(events))
+	m.bytes.Add(float64(bytes))
+	if at > 0 {
+		m.age.Observe(max(0, float64(now.UnixMilli()-at)/1000))
+	}
+}

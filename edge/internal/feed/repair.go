@@ -1,0 +1,155 @@
+package feed
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+const (
+	repairBackoff    = 50 * time.Millisecond
+	repairMaxBackoff = 2 * time.Second
+
+	// settleLimit is how long a repair waits for sockets that can take events to have
+	// had them, before it appends more.
+	settleLimit = 2 * time.Second
+)
+
+// startRepair reads the missing range in a goroutine of its own. mu is held, and the
+// chain is.
+func (f *Feed) startRepair() {
+	f.repairing = true
+	f.hub.stats.repairs.Inc()
+	f.hub.work.Add(1)
+	go func() {
+		defer f.hub.work.Done()
+		f.repair(f.hub.context)
+	}()
+}
+
+// repair reads from the stream until nothing is missing. It tries for as long as the
+// feed lives: sockets notice a pause, not a loss.
+func (f *Feed) repair(ctx context.Context) {
+	wait := repairBackoff
+	for ctx.Err() == nil {
+		err := f.readOn(ctx)
+		if err == nil {
+			return
+		}
+		f.hub.stats.repairErrors.Inc()
+		f.hub.zap.Warn("repair will be tried again", zap.String("application", f.application),
+			zap.Duration("after", wait), zap.Error(err))
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait/2 + rand.N(wait/2)):
+		}
+		wait = min(2*wait, repairMaxBackoff)
+	}
+}
+
+// readOn reads what is missing until the hold ends.
+func (f *Feed) readOn(ctx context.Context) error {
+	dense, unsettled := false, int64(0)
+	for {
+		from, target, ask, done := f.missing()
+		if done {
+			return nil
+		}
+		if ask {
+			if err := f.askLeader(ctx); err != nil {
+				return err
+			}
+			continue
+		}
+		var list []message
+		err := f.hub.request(ctx, f.shard, func() (err error) {
+			list, err = f.hub.history.next(ctx, f.shard, f.application, from, dense)
+			return err
+		})
+		if errors.Is(err, errNone) {
+			f.mu.Lock()
+			f.chain.skip(target)
+			f.mu.Unlock()
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		dense = list[0].sequence-from < denseSpan
+		unsettled += f.applyStored(list)
+		if unsettled > f.hub.config.Buffers.FeedBytes/8 {
+			f.settle(ctx)
+			unsettled = 0
+		}
+	}
+}
+
+// missing drains what waits and says where to read on, and how far at least. It is done
+// when the hold has ended.
+func (f *Feed) missing() (from, target uint64, ask, done bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		f.repairing = false
+		return 0, 0, false, true
+	}
+	if f.ask {
+		return 0, 0, true, false
+	}
+	f.drain()
+	f.repairing = f.chain.held
+	return max(f.chain.head, f.chain.verified) + 1, f.chain.target, false, !f.chain.held
+}
+
+// askLeader makes the application's last sequence, as the leader knows it, the target.
+func (f *Feed) askLeader(ctx context.Context) error {
+	f.mu.Lock()
+	f.ask = false
+	f.mu.Unlock()
+	err := f.hub.request(ctx, f.shard, func() error {
+		last, err := f.hub.history.last(ctx, f.shard, f.application)
+		f.mu.Lock()
+		f.chain.target = max(f.chain.target, last)
+		f.mu.Unlock()
+		return err
+	})
+	if err != nil {
+		f.mu.Lock()
+		f.ask = true
+		f.mu.Unlock()
+	}
+	return err
+}
+
+// applyStored appends what the stream gave and says how many bytes that were.
+func (f *Feed) applyStored(list []message) (bytes int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, m := range list {
+		if f.chain.stored(m) && !f.closed {
+			f.apply(m)
+			f.hub.stats.repaired.Inc()
+			bytes += int64(len(m.json))
+		}
+	}
+	return bytes
+}
+
+// settle waits until every socket that can take events has had those of the ring, so
+// that a fast read from the stream pushes no healthy socket off it.
+func (f *Feed) settle(ctx context.Context) {
+	limit := time.NewTimer(settleLimit)
+	defer limit.Stop()
+	for !f.calm() {
+		select {
+		case <-f.calmed:
+		case <-limit.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}

@@ -1,0 +1,176 @@
+package feed
+
+import (
+	"sort"
+	"sync"
+	"time"
+
+	"canopy/edge/internal/ws"
+	"canopy/shared/event"
+)
+
+const (
+	// maxWrite is the size of a full chunk in bytes and so of the largest write to a
+	// socket, but for an event that is larger.
+	maxWrite = 64 << 10
+
+	// minChunk is the size in bytes of the first chunk of a feed that was quiet, so
+	// that ten thousand quiet feeds do not fill the budget.
+	minChunk = 4 << 10
+)
+
+// chunk is a piece of a ring: whole frames, end to end. Bytes below the ring's head
+// never change, so that they can be written to sockets without a copy and a lock.
+type chunk struct {
+	ring  *ring
+	start uint64 // position of its first byte
+	buf   []byte // all of it, filled or not; never replaced, so that a view may read it
+
+	used int       // bytes filled, guarded by the ring
+	last time.Time // of the latest append, guarded by the ring
+
+	// the budget's list, guarded by the budget
+	older, newer      *chunk
+	charged, released bool
+}
+
+// ring holds the latest events of one application as ready WebSocket frames. A
+// position is the number of bytes that had ever been appended before it.
+//
+// One goroutine at a time appends; any may take a view.
+type ring struct {
+	budget *budget
+	// fell is called, without a lock, after somebody else's growth has dropped chunks.
+	fell func()
+
+	mu     sync.Mutex
+	chunks []*chunk // oldest first; replaced, never changed in place, when one is dropped
+	head   uint64   // position behind the last frame
+	at     int64    // when the last event was appended to Kafka, ms since 1970; 0 if unknown
+	size   int64    // capacity of chunks, bytes
+}
+
+// view is a ring as it was at one moment. What it holds stays valid while it is held.
+type view struct {
+	chunks []*chunk
+	head   uint64
+	at     int64
+}
+
+// tail is the oldest position that is still held.
+func (v view) tail() uint64 {
+	if len(v.chunks) == 0 {
+		return v.head
+	}
+	return v.chunks[0].start
+}
+
+// from gives the frames from pos to the end of their chunk. pos must be a boundary
+// between frames, not below tail and below head.
+func (v view) from(pos uint64) []byte {
+	last := len(v.chunks) - 1
+	if c := v.chunks[last]; pos >= c.start {
+		return c.buf[pos-c.start : v.head-c.start]
+	}
+	i := sort.Search(last, func(i int) bool { return v.chunks[i+1].start > pos })
+	c := v.chunks[i]
+	return c.buf[pos-c.start : v.chunks[i+1].start-c.start]
+}
+
+// frame gives the bytes between two positions of one chunk.
+func (v view) frame(r ref) []byte { return v.from(r.start)[:r.size] }
+
+func (r *ring) view() view {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return view{r.chunks, r.head, r.at}
+}
+
+// append adds one event and gives the positions of its frame. at is when it was
+// appended to Kafka, in ms since 1970.
+func (r *ring) append(json []byte, cur event.Cursor, at int64, now time.Time) (from, to uint64) {
+	size := len(json) + event.CursorSuffixLen
+	need := frameLen(size)
+
+	r.mu.Lock()
+	c := r.room(need)
+	fresh := c.used == 0
+	b := ws.AppendHeader(c.buf[c.used:c.used], ws.OpText, size)
+	event.AppendCursor(b, json, cur)
+	c.used += need
+	c.last = now
+	from = r.head
+	r.head += uint64(need)
+	r.at = at
+	to = r.head
+	r.mu.Unlock()
+
+	if fresh {
+		r.budget.charge(c)
+	}
+	return from, to
+}
+
+// room gives the last chunk if it has need bytes left, else a new one: small while the
+// feed is quiet, twice as large as the one before while it is busy. mu is held.
+func (r *ring) room(need int) *chunk {
+	size := minChunk
+	if n := len(r.chunks); n > 0 {
+		last := r.chunks[n-1]
+		if len(last.buf)-last.used >= need {
+			return last
+		}
+		size = min(2*len(last.buf), maxWrite)
+	}
+	c := &chunk{ring: r, start: r.head, buf: make([]byte, max(size, need))}
+	r.chunks = append(r.chunks[:len(r.chunks):len(r.chunks)], c) // copies: views share the old one
+	r.size += int64(len(c.buf))
+	return c
+}
+
+// trim drops chunks whose latest event came before then, and the oldest while the ring
+// is larger than limit bytes, but not the newest for that: a single event may be larger.
+// It says whether it dropped any.
+func (r *ring) trim(then time.Time, limit int64) bool {
+	r.mu.Lock()
+	n := 0
+	size := r.size
+	for n < len(r.chunks) && (r.chunks[n].last.Before(then) || size > limit && n < len(r.chunks)-1) {
+		size -= int64(len(r.chunks[n].buf))
+		n++
+	}
+	dropped := r.drop(n)
+	r.mu.Unlock()
+	r.budget.release(dropped)
+	return n > 0
+}
+
+// dropThrough drops c and what is older.
+func (r *ring) dropThrough(c *chunk) {
+	r.mu.Lock()
+	n := sort.Search(len(r.chunks), func(i int) bool { return r.chunks[i].start > c.start })
+	dropped := r.drop(n)
+	r.mu.Unlock()
+	r.budget.release(dropped)
+}
+
+// drop takes the n oldest chunks away. mu is held.
+func (r *ring) drop(n int) []*chunk {
+	if n == 0 {
+		return nil
+	}
+	dropped := r.chunks[:n]
+	r.chunks = append([]*chunk(nil), r.chunks[n:]...)
+	for _, c := range dropped {
+		r.size -= int64(len(c.buf))
+	}
+	return dropped
+}
+
+// close drops everything.
+func (r *ring) close() {
+	r.mu.Lock()
+	dropped := r.drop(len(r.chunks))
+	r.mu.Unlock()
+	r.budget.release(dropped)
+}

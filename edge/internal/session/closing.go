@@ -1,0 +1,26 @@
+package session
+
+import "canopy/edge/internal/ws"
+
+// Closing is why a session ends, as its client sees it: the row of the README's table of
+// close codes.
+type Closing struct {
+	Code   uint16
+	Reason string
+	// Resume appends " since=<cursor>" to the reason, with the last event that was
+	// written, for a client that comes back.
+	Resume bool
+}
+
+// The reasons for which the edge closes a session.
+var (
+	Drained         = Closing{ws.CloseGoingAway, "edge is going away", true}
+	SlowConsumer    = Closing{ws.CloseTryLater, "slow consumer", true}
+	TokenExpired    = Closing{ws.ClosePolicy, "JWT token expired", false}
+	KeyExpired      = Closing{ws.ClosePolicy, "API key expired", false}
+	AccessWithdrawn = Closing{ws.ClosePolicy, "Access withdrawn", false}
+	RefreshRefused  = Closing{ws.ClosePolicy, "Failed to refresh token", false}
+	RefreshFailed   = Closing{ws.CloseInternal, "Failed to refresh token: tokens cannot be verified now", false}
+	RefreshBusy     = Closing{ws.CloseInternal, "Failed to refresh token: too many at once", false}
+	UnknownMessage  = Closing{ws.CloseProtocolError, "unknown message: expected RefreshAccessToken", false}
+)

@@ -1,0 +1,261 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"canopy/edge/internal/authn"
+	"canopy/edge/internal/ws"
+	"canopy/shared/config"
+)
+
+const (
+	// closeSeconds is how long a client may take to answer a close frame.
+	closeSeconds = 5
+
+	refreshWorkers = 4
+	refreshQueue   = 1024
+
+	drainStep = 10 * time.Millisecond
+)
+
+// Authenticator verifies the token that a client sends to stay signed in.
+type Authenticator interface {
+	Refresh(ctx context.Context, p authn.Principal, token string) (authn.Principal, error)
+}
+
+// Authorizer says who may read what, and when to ask again.
+type Authorizer interface {
+	MayRead(ctx context.Context, p authn.Principal, application string) (bool, error)
+	Changed() <-chan struct{}
+}
+
+// Registry holds all open sessions of an edge. Its methods may be called from any
+// goroutine.
+type Registry struct {
+	engine *ws.Engine
+	authn  Authenticator
+	authz  Authorizer
+	ping   config.Ping
+	log    *zap.Logger
+	stats  *metrics
+	wheel  wheel
+
+	refreshes chan refreshRequest
+	list      chan chan []*Session // Run gives all sessions, since it alone moves the wheel
+}
+
+type refreshRequest struct {
+	session *Session
+	token   string
+}
+
+// NewRegistry makes an empty registry.
+func NewRegistry(engine *ws.Engine, n Authenticator, z Authorizer, ping config.Ping, log *zap.Logger, reg prometheus.Registerer) *Registry {
+	r := &Registry{
+		engine: engine, authn: n, authz: z, ping: ping, log: log,
+		refreshes: make(chan refreshRequest, refreshQueue),
+		list:      make(chan chan []*Session),
+	}
+	r.stats = newMetrics(reg, r)
+	return r
+}
+
+// New makes a session. Nothing happens on it before Add.
+func (r *Registry) New(application string, p authn.Principal) *Session {
+	s := &Session{Application: application, registry: r}
+	s.principal.Store(&p)
+	return s
+}
+
+// Add takes s in; before it is adopted by the engine, so that it can be removed as soon
+// as that calls it.
+func (r *Registry) Add(s *Session) {
+	now := r.engine.Now()
+	at := now + uint32(r.ping.Interval/time.Second)
+	if p := s.principal.Load(); !p.Expires.IsZero() {
+		at = now + 1
+	}
+	r.wheel.add(s, at)
+}
+
+func (r *Registry) remove(s *Session) { r.wheel.remove(s) }
+
+// Len is the number of sessions.
+func (r *Registry) Len() int { return r.wheel.len() }
+
+// Run turns the wheel, verifies refreshed tokens, and asks again about every session
+// when access may have changed, until ctx ends.
+func (r *Registry) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for range refreshWorkers {
+		group.Go(func() error { r.verify(ctx); return nil })
+	}
+	group.Go(func() error { r.turn(ctx); return nil })
+	return group.Wait()
+}
+
+func (r *Registry) turn(ctx context.Context) {
+	ticker := time.NewTicker(time.Second / 4)
+	defer ticker.Stop()
+	turned := r.engine.Now()
+	changed := r.authz.Changed()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case answer := <-r.list:
+			answer <- r.wheel.all()
+		case <-changed:
+			changed = r.authz.Changed() // before asking, so that no change is missed
+			r.recheck(ctx)
+		case <-ticker.C:
+			for now := r.engine.Now(); turned < now; {
+				turned++
+				r.second(turned)
+			}
+		}
+	}
+}
+
+// second looks at every session that is due at second now.
+func (r *Registry) second(now uint32) {
+	var due [256]*Session
+	wall := time.Now()
+	for {
+		n := r.wheel.take(now, due[:])
+		if n == 0 {
+			return
+		}
+		for _, s := range due[:n] {
+			r.wheel.put(s, s.due(now, wall))
+		}
+	}
+}
+
+// recheck closes the sessions that may not read their application any more.
+func (r *Registry) recheck(ctx context.Context) {
+	for _, s := range r.wheel.all() {
+		if s.state.Load() != open {
+			continue
+		}
+		if ok, err := r.authz.MayRead(ctx, s.Principal(), s.Application); err == nil && !ok {
+			s.Close(AccessWithdrawn)
+		}
+	}
+}
+
+// refresh has a token verified by a worker. It does not block.
+func (r *Registry) refresh(s *Session, token string) {
+	if !s.refreshing.CompareAndSwap(false, true) {
+		s.Close(RefreshBusy)
+		return
+	}
+	select {
+	case r.refreshes <- refreshRequest{s, token}:
+	default:
+		s.Close(RefreshBusy)
+	}
+}
+
+func (r *Registry) verify(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case request := <-r.refreshes:
+			r.verifyOne(ctx, request.session, request.token)
+			request.session.refreshing.Store(false)
+		}
+	}
+}
+
+func (r *Registry) verifyOne(ctx context.Context, s *Session, token string) {
+	fresh, err := r.authn.Refresh(ctx, s.Principal(), token)
+	switch {
+	case errors.Is(err, authn.ErrForbidden):
+		s.Close(RefreshRefused)
+		return
+	case err != nil:
+		s.Close(RefreshFailed)
+		return
+	}
+	if ok, err := r.authz.MayRead(ctx, fresh, s.Application); err == nil && !ok {
+		s.Close(AccessWithdrawn)
+		return
+	}
+	s.principal.Store(&fresh)
+	r.wheel.hasten(s, 1)
+}
+
+// Drain closes all sessions with Drained, spread over window so that their clients do not
+// come back all at once, and waits until they are gone or ctx ends. No session may be
+// added any more.
+func (r *Registry) Drain(ctx context.Context, window time.Duration) {
+	answer := make(chan []*Session, 1)
+	select {
+	case r.list <- answer:
+	case <-ctx.Done():
+		return
+	}
+	sessions := <-answer
+	rand.Shuffle(len(sessions), func(i, j int) { sessions[i], sessions[j] = sessions[j], sessions[i] })
+	ticker := time.NewTicker(drainStep)
+	defer ticker.Stop()
+	start, closed := time.Now(), 0
+	for closed < len(sessions) || r.Len() > 0 {
+		share := 1.0
+		if window > 0 {
+			share = min(1, float64(time.Since(start)+drainStep)/float64(window))
+		}
+		for ; closed < int(share*float64(len(sessions))); closed++ {
+			sessions[closed].Close(Drained)
+			sessions[closed] = nil
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (r *Registry) count(c Closing) {
+	r.stats.closed.WithLabelValues(strconv.Itoa(int(c.Code))).Inc()
+}
+
+// metrics of sessions; the first two names are Drogue's.
+type metrics struct {
+	incoming *prometheus.CounterVec
+	closed   *prometheus.CounterVec
+	silent   prometheus.Counter
+}
+
+func newMetrics(reg prometheus.Registerer, r *Registry) *metrics {
+	m := &metrics{
+		incoming: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "drogue_ws_integration_incoming_message",
+			Help: "Messages from clients, by type.",
+		}, []string{"type"}),
+		closed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "canopy_edge_closed_total",
+			Help: "Sessions closed with a close frame, by its code.",
+		}, []string{"code"}),
+		silent: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "canopy_edge_silent_total",
+			Help: "Sockets dropped because they answered no Ping.",
+		}),
+	}
+	reg.MustRegister(m.incoming, m.closed, m.silent, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "drogue_connections", Help: "Open sockets.",
+		ConstLabels: prometheus.Labels{"protocol": "ws", "type": "integration"},
+	}, func() float64 { return float64(r.Len()) }))
+	return m
+}

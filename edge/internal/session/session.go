@@ -1,0 +1,235 @@
+// Package session is one open socket from the 101 to its close: what its client sends,
+// Pings and silence, the expiry of its credentials, and the close frame.
+//
+// A session has no goroutine and no timer. Its events are written by the sweep of
+// package feed, what comes from its client is read by the pollers of package ws, and
+// everything that is due at some time is done by the wheel of its Registry.
+package session
+
+import (
+	"sync/atomic"
+	"time"
+
+	"canopy/edge/internal/authn"
+	"canopy/edge/internal/feed"
+	"canopy/edge/internal/ws"
+	"canopy/shared/event"
+)
+
+// states of a session, in order
+const (
+	open    uint32 = iota
+	closing        // the close frame is written or about to be
+	gone
+)
+
+// maxControl bounds the bytes of Pongs that wait behind events for a client that does
+// not read; further Pings go unanswered until it does.
+const maxControl = 4 << 10
+
+// Session is one socket. The sweep, the poller and the wheel call it from their own
+// goroutines; its state moves only forward, so that each of them may close it.
+type Session struct {
+	ws.Conn
+	Reader feed.Reader
+
+	// Application is the name of the application that the socket was opened for.
+	Application string
+
+	registry  *Registry
+	principal atomic.Pointer[authn.Principal]
+
+	state      atomic.Uint32
+	closing    Closing       // set by whoever moved state to closing
+	hangUp     atomic.Uint32 // what to do once the close frame is out
+	cutAt      atomic.Uint32 // second at which a closing session is cut
+	control    atomic.Int32  // bytes of Pongs that wait
+	refreshing atomic.Bool
+
+	pinged uint32 // second of the Ping that waits for an answer, 0 if none; the wheel's
+
+	link // the wheel's
+}
+
+// values of Session.hangUp
+const (
+	awaitPeer  uint32 = iota // the peer is to answer the close frame
+	closeWrite               // the peer broke the protocol and may be sending: half-close
+	cut                      // the peer closed: nothing to wait for
+)
+
+// Principal is who the client is.
+func (s *Session) Principal() authn.Principal { return *s.principal.Load() }
+
+// Close ends the session once: the close frame goes behind the events that were already
+// written. It does not block and may be called from anywhere but OnWritten.
+func (s *Session) Close(c Closing) { s.close(c, awaitPeer) }
+
+func (s *Session) close(c Closing, hangUp uint32) {
+	if !s.state.CompareAndSwap(open, closing) {
+		return
+	}
+	s.closing = c
+	s.hangUp.Store(hangUp)
+	s.cutAt.Store(s.registry.engine.Now() + closeSeconds)
+	s.registry.count(c)
+	s.registry.wheel.hasten(s, closeSeconds)
+	s.Reader.Detach()
+}
+
+// Detached writes the close frame: no event follows any more.
+func (s *Session) Detached() {
+	if s.state.Load() != closing {
+		return
+	}
+	reason := s.closing.Reason
+	if s.closing.Resume {
+		reason += " since=" + s.Reader.Cursor().String()
+	}
+	s.send(ws.AppendClose(make([]byte, 0, 2+2+len(reason)), s.closing.Code, reason))
+	s.finish()
+}
+
+// finish ends the connection as far as that can be done now.
+func (s *Session) finish() {
+	switch s.hangUp.Load() {
+	case cut:
+		if s.Reader.Owed() == 0 {
+			s.Cut()
+		}
+	case closeWrite:
+		if s.Reader.Owed() == 0 {
+			s.CloseWrite()
+		}
+	}
+}
+
+// Lagged closes a slow consumer. With urgent it is cut at once, to free what it holds.
+func (s *Session) Lagged(urgent bool) {
+	s.Close(SlowConsumer)
+	if urgent {
+		s.Cut()
+	}
+}
+
+// send writes a control frame and keeps the account of what the kernel owes. An error
+// means that the connection is gone, and OnGone comes besides.
+func (s *Session) send(frame []byte) {
+	s.Reader.Owe(len(frame))
+	_ = s.Write(frame)
+}
+
+// OnMessage takes what a client says: RefreshAccessToken, or nothing that is known.
+func (s *Session) OnMessage(_ bool, payload []byte) {
+	if s.state.Load() != open {
+		return
+	}
+	token, err := parseMessage(payload)
+	if err != nil {
+		s.registry.stats.incoming.WithLabelValues("unknown").Inc()
+		s.Close(UnknownMessage)
+		return
+	}
+	s.registry.stats.incoming.WithLabelValues("refresh_access_token").Inc()
+	s.registry.refresh(s, token)
+}
+
+// OnPing answers, unless the client does not read its answers.
+func (s *Session) OnPing(payload []byte) {
+	if s.state.Load() != open {
+		return
+	}
+	n := ws.HeaderLen(len(payload)) + len(payload)
+	if s.Reader.Owed() == 0 {
+		s.control.Store(0)
+	} else if s.control.Add(int32(n)) > maxControl {
+		return
+	}
+	s.send(ws.AppendFrame(make([]byte, 0, n), ws.OpPong, payload))
+}
+
+// OnPong needs nothing done: the bytes have shown life.
+func (s *Session) OnPong([]byte) {}
+
+// OnClose answers the client's close frame, or takes it as the answer to ours.
+func (s *Session) OnClose(code uint16, _ string) {
+	s.close(Closing{Code: code}, cut)
+	if s.hangUp.Load() != cut { // we closed first
+		s.Cut()
+	}
+}
+
+// OnViolation closes a client that breaks the protocol.
+func (s *Session) OnViolation(code uint16, reason string) {
+	s.close(Closing{Code: code, Reason: reason}, closeWrite)
+}
+
+// OnWritten keeps the account of what the kernel took.
+func (s *Session) OnWritten(n int) { s.Reader.Written(n) }
+
+// OnGone forgets the session.
+func (s *Session) OnGone(error) {
+	s.state.Store(gone)
+	s.Reader.Detach()
+	s.registry.remove(s)
+}
+
+// Abandon forgets a session that the engine never adopted.
+func (s *Session) Abandon() { s.OnGone(nil) }
+
+// due does what is due at second now and gives the second of the next look. wall is the
+// same moment on the wall clock.
+func (s *Session) due(now uint32, wall time.Time) uint32 {
+	r := s.registry
+	if s.state.Load() != open {
+		s.finish()
+		if now >= s.cutAt.Load() {
+			s.Cut()
+		}
+		return now + 1
+	}
+	p := s.principal.Load()
+	if !p.Expires.IsZero() && !wall.Before(p.Expires) {
+		if p.Kind == authn.Key {
+			s.Close(KeyExpired)
+		} else {
+			s.Close(TokenExpired)
+		}
+		return now + 1
+	}
+	next := s.ping(now)
+	if !p.Expires.IsZero() {
+		left := p.Expires.Sub(wall)
+		next = min(next, now+uint32(min(left, maxDelay*time.Second)/time.Second)+1)
+	}
+	return min(next, now+uint32(r.ping.Interval/time.Second)+1)
+}
+
+// ping asks a silent client for a sign of life, and drops one that gave none.
+func (s *Session) ping(now uint32) (next uint32) {
+	interval := uint32(s.registry.ping.Interval / time.Second)
+	timeout := uint32(s.registry.ping.Timeout / time.Second)
+	heard := s.LastHeard()
+	if s.pinged != 0 && heard >= s.pinged {
+		s.pinged = 0
+	}
+	switch {
+	case s.pinged != 0 && now >= s.pinged+timeout:
+		s.registry.stats.silent.Inc()
+		s.Cut()
+		return now + 1
+	case s.pinged != 0:
+		return s.pinged + timeout
+	case now >= heard+interval:
+		s.pinged = now
+		s.send(pingFrame)
+		return now + timeout
+	default:
+		return heard + interval
+	}
+}
+
+var pingFrame = ws.AppendFrame(nil, ws.OpPing, nil)
+
+// Cursor names the last event that was written.
+func (s *Session) Cursor() event.Cursor { return s.Reader.Cursor() }

@@ -1,0 +1,254 @@
+package ws
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"runtime/debug"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/lesismal/nbio"
+	"go.uber.org/zap"
+)
+
+// ErrStopped is what Engine.Adopt returns when the engine does not run.
+var ErrStopped = errors.New("engine is stopped")
+
+// DefaultMaxMessage is the largest message that a client may send, in bytes, unless
+// Config says otherwise.
+const DefaultMaxMessage = 64 << 10
+
+// Config is how an Engine works.
+type Config struct {
+	// Pollers is the number of goroutines that wait for and read from sockets; 0 means
+	// one for every four cores, at least one. Each blocks a P while it waits.
+	Pollers int
+	// MaxMessage is the largest message that a client may send, in bytes; 0 means
+	// DefaultMaxMessage. A larger one is a violation with CloseTooBig.
+	MaxMessage int
+	// MaxWriteBuffer bounds the bytes that wait in memory for one socket; 0 means no
+	// bound. At the bound nbio closes without a close frame, so it should lie above
+	// everything that an owner writes while it keeps its own account with OnWritten.
+	MaxWriteBuffer int
+	// Log hears of what nbio reports and of panics of handlers; nil logs nothing.
+	Log *zap.Logger
+}
+
+// Engine is a set of pollers with their connections. Its methods may be called from any
+// goroutine; Stop must not be called from a Handler.
+type Engine struct {
+	config Config
+	name   string // nbio's name for it, by which its log lines are found
+	nb     *nbio.Engine
+	now    atomic.Uint32
+	panics atomic.Uint64
+	held   heldAllocator
+
+	starting sync.WaitGroup // pollers that have not begun to wait
+	ticking  sync.WaitGroup
+	done     chan struct{}
+
+	life    sync.RWMutex // held for reading while a connection joins
+	running bool
+}
+
+// engines counts the engines of this process, to tell their names apart.
+var engines atomic.Uint64
+
+// NewEngine returns an engine that is not started yet.
+func NewEngine(config Config) *Engine {
+	if config.MaxMessage == 0 {
+		config.MaxMessage = DefaultMaxMessage
+	}
+	if config.Log == nil {
+		config.Log = zap.NewNop()
+	}
+	e := &Engine{
+		config: config,
+		name:   "ws-" + strconv.FormatUint(engines.Add(1), 10),
+		done:   make(chan struct{}),
+	}
+	e.now.Store(1)
+	e.nb = nbio.NewEngine(nbio.Config{
+		Name:               e.name,
+		NPoller:            config.Pollers,
+		MaxWriteBufferSize: config.MaxWriteBuffer,
+		BodyAllocator:      &e.held,
+	})
+	e.nb.OnData(e.onData)
+	e.nb.OnClose(e.onClose)
+	e.nb.OnWrittenSize(e.onWritten)
+	return e
+}
+
+// Start starts the pollers and the clock, and returns when they run. An engine is started
+// once.
+func (e *Engine) Start() error {
+	e.life.Lock()
+	defer e.life.Unlock()
+	routeLog(e)
+	e.starting.Add(e.nb.NPoller)
+	if err := e.nb.Start(); err != nil {
+		unrouteLog(e)
+		return fmt.Errorf("start pollers: %w", err)
+	}
+	e.starting.Wait()
+	e.ticking.Add(1)
+	go e.tick()
+	e.running = true
+	return nil
+}
+
+// Stop closes every connection, waits until each owner has heard OnGone, and then until
+// the pollers have ended. An engine cannot be started again. Stopping one that does not
+// run does nothing.
+func (e *Engine) Stop() {
+	e.life.Lock()
+	defer e.life.Unlock()
+	if !e.running {
+		return
+	}
+	e.running = false
+	e.nb.Stop()
+	close(e.done)
+	e.ticking.Wait()
+	unrouteLog(e)
+}
+
+// Adopt puts the TCP connection of a finished handshake onto a poller. c is filled in
+// place and h attached before anything is read; early, what the client sent behind its
+// handshake, is read first, so that calls of h may come before Adopt returns. Adopt
+// changes early and does not keep it. The caller holds no lock that h takes.
+//
+// The connection is Adopt's: after an error it is closed, and h is never called. The
+// errors are ErrStopped, a connection that is no *net.TCPConn (nbio knows no other), and
+// those of the system.
+func (e *Engine) Adopt(c *Conn, h Handler, conn net.Conn, early []byte) error {
+	// A poller that gets data already, and OnGone, wait here until early is read.
+	c.turn.Lock()
+	defer c.turn.Unlock()
+	c.owner = h
+	c.heard.Store(e.now.Load())
+	nb, err := e.register(c, conn)
+	if err != nil {
+		c.state.Or(stateFailed)
+		_ = conn.Close()
+		return fmt.Errorf("adopt connection: %w", err)
+	}
+	// Not before it is registered: nbio would lose its wish to hear of room for a write
+	// that the kernel does not take.
+	c.nb.Store(nb)
+	if c.state.Load()&stateCut != 0 {
+		shutdown(nb, syscall.SHUT_RDWR)
+	}
+	defer e.rescue(c)
+	c.consume(early, e.config.MaxMessage)
+	return nil
+}
+
+// register makes nbio's connection of conn, which is closed then, and adds it to a
+// poller.
+func (e *Engine) register(c *Conn, conn net.Conn) (*nbio.Conn, error) {
+	e.life.RLock()
+	defer e.life.RUnlock()
+	if !e.running {
+		return nil, ErrStopped
+	}
+	if _, ok := conn.(*net.TCPConn); !ok {
+		return nil, fmt.Errorf("%T is no TCP connection", conn)
+	}
+	// nbio duplicates the descriptor, which stays non-blocking, and closes Go's, so
+	// that Go's own poller lets go of it.
+	nb, err := nbio.NBConn(conn)
+	if err != nil {
+		return nil, err
+	}
+	nb.SetSession(c)
+	return e.nb.AddConn(nb)
+}
+
+// Now returns the engine's coarse clock: seconds since the start, from 1 on. It goes on
+// once a second.
+func (e *Engine) Now() uint32 {
+	return e.now.Load()
+}
+
+// Panics returns how many calls of handlers have panicked.
+func (e *Engine) Panics() uint64 {
+	return e.panics.Load()
+}
+
+// tick drives the coarse clock.
+func (e *Engine) tick() {
+	defer e.ticking.Done()
+	start := time.Now()
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-e.done:
+			return
+		case <-ticker.C:
+			e.now.Store(uint32(time.Since(start)/time.Second) + 1)
+		}
+	}
+}
+
+// onData runs on the connection's poller with the bytes that were read.
+func (e *Engine) onData(nb *nbio.Conn, data []byte) {
+	c := nb.Session().(*Conn)
+	c.heard.Store(e.now.Load())
+	c.turn.Lock()
+	defer c.turn.Unlock()
+	defer e.rescue(c)
+	c.consume(data, e.config.MaxMessage)
+}
+
+// onWritten runs under nbio's lock of the connection, which nbio does not unlock in a
+// panic: none may pass.
+func (e *Engine) onWritten(nb *nbio.Conn, _ []byte, n int) {
+	c := nb.Session().(*Conn)
+	defer func() {
+		if cause := recover(); cause != nil {
+			e.report(cause)
+			go c.Cut()
+		}
+	}()
+	c.owner.OnWritten(n)
+}
+
+// onClose runs on a goroutine of nbio's, once per connection.
+func (e *Engine) onClose(nb *nbio.Conn, err error) {
+	c := nb.Session().(*Conn)
+	c.turn.Lock()
+	defer c.turn.Unlock()
+	state := c.state.Load()
+	if state&stateFailed != 0 {
+		return
+	}
+	c.state.Or(stateDeaf)
+	c.read = reader{}
+	if state&stateCut != 0 {
+		err = nil
+	}
+	defer e.rescue(c)
+	c.owner.OnGone(err)
+}
+
+// rescue is deferred around calls of a handler: a panic costs its connection.
+func (e *Engine) rescue(c *Conn) {
+	if cause := recover(); cause != nil {
+		e.report(cause)
+		c.Cut()
+	}
+}
+
+// report counts and logs a handler's panic.
+func (e *Engine) report(cause any) {
+	e.panics.Add(1)
+	e.config.Log.Error("connection handler panicked", zap.Any("cause", cause), zap.ByteString("stack", debug.Stack()))
+}

@@ -1,0 +1,307 @@
+package ws
+
+import (
+	"encoding/binary"
+	"math"
+	"unicode/utf8"
+)
+
+// reader takes a client's bytes apart into frames and messages, in whatever pieces they
+// come. Between messages it is one nil pointer. What it holds of an unfinished message
+// grows with the bytes received, never with the length announced.
+//
+// A reader belongs to one goroutine at a time. It changes the bytes given to it.
+type reader struct {
+	part *partial
+}
+
+// partial is what has come of an unfinished frame or message.
+type partial struct {
+	head    [maxHeader]byte // the bytes of a header that is still incomplete
+	headLen uint8
+	inFrame bool   // the header of frame is complete, its payload is not
+	message Opcode // OpText or OpBinary while a message is unfinished, else 0
+	frame   header
+	left    int    // bytes of frame's payload still to come
+	checked int    // bytes of data known to be whole UTF-8 characters
+	data    []byte // unmasked payload of the unfinished message
+	control []byte // unmasked payload of the unfinished control frame
+}
+
+// maxHeader is the longest header of a masked frame, in bytes.
+const maxHeader = 14
+
+// header is the head of a client's frame.
+type header struct {
+	op     Opcode
+	fin    bool
+	mask   uint32 // as it lies on the wire, read little endian
+	length int    // payload, bytes
+}
+
+// violation is a breach of the protocol: what the connection must be closed with.
+type violation struct {
+	code   uint16
+	reason string
+}
+
+var (
+	reservedBits    = &violation{CloseProtocolError, "reserved bits are set"}
+	reservedOpcode  = &violation{CloseProtocolError, "reserved opcode"}
+	notMasked       = &violation{CloseProtocolError, "frame is not masked"}
+	brokenControl   = &violation{CloseProtocolError, "control frame is fragmented"}
+	longControl     = &violation{CloseProtocolError, "control frame is longer than 125 bytes"}
+	badLength       = &violation{CloseProtocolError, "frame length has its top bit set"}
+	nothingToExtend = &violation{CloseProtocolError, "continuation without a message"}
+	unfinished      = &violation{CloseProtocolError, "new message inside a fragmented one"}
+	shortClose      = &violation{CloseProtocolError, "close frame of one byte"}
+	badCloseCode    = &violation{CloseProtocolError, "invalid close code"}
+	badCloseReason  = &violation{CloseInvalidData, "close reason is not UTF-8"}
+	notUTF8         = &violation{CloseInvalidData, "text is not UTF-8"}
+	tooBig          = &violation{CloseTooBig, "message is too big"}
+)
+
+// step takes one frame, or what there is of it, from the front of data, which is not
+// empty, and calls h at most once. It returns what is left of data, and false after the
+// peer's close frame or a violation: nothing may be read from this peer any more. max is
+// the largest message, in bytes.
+func (r *reader) step(data []byte, max int, h Handler) (rest []byte, open bool) {
+	if r.part == nil || !r.part.inFrame {
+		frame, rest, v := r.header(data)
+		if v == nil && rest == nil {
+			return nil, true
+		}
+		if v == nil {
+			v = r.admit(frame, max)
+		}
+		if v != nil {
+			return nil, r.refuse(v, h)
+		}
+		data = rest
+		if frame.length <= len(data) && (frame.op.control() || r.part == nil && frame.fin) {
+			payload := data[:frame.length:frame.length]
+			unmask(payload, frame.mask)
+			return data[frame.length:], r.deliver(frame.op, payload, h)
+		}
+		r.begin(frame)
+	}
+	return r.payload(data, h)
+}
+
+// header reads a frame's header, of which a part may have come earlier. A nil rest
+// without a violation means that it is still incomplete.
+func (r *reader) header(data []byte) (frame header, rest []byte, v *violation) {
+	if r.part == nil || r.part.headLen == 0 {
+		frame, n, v := parseHeader(data)
+		if v != nil || n > 0 {
+			return frame, data[n:], v
+		}
+		r.hold().headLen = uint8(copy(r.part.head[:], data))
+		return frame, nil, nil
+	}
+	p := r.part
+	had := int(p.headLen)
+	have := had + copy(p.head[had:], data)
+	frame, n, v := parseHeader(p.head[:have])
+	if v != nil || n > 0 {
+		p.headLen = 0
+		r.release()
+		return frame, data[max(n-had, 0):], v
+	}
+	p.headLen = uint8(have)
+	return frame, nil, nil
+}
+
+// parseHeader reads the header at the front of b and returns its length in bytes, or 0 if
+// b holds only a part of it.
+func parseHeader(b []byte) (h header, size int, v *violation) {
+	if len(b) < 2 {
+		return h, 0, nil
+	}
+	h.op, h.fin = Opcode(b[0]&0x0F), b[0]&0x80 != 0
+	h.length = int(b[1] & 0x7F)
+	switch {
+	case b[0]&0x70 != 0:
+		return h, 0, reservedBits
+	case !h.op.known():
+		return h, 0, reservedOpcode
+	case b[1]&0x80 == 0:
+		return h, 0, notMasked
+	case h.op.control() && !h.fin:
+		return h, 0, brokenControl
+	case h.op.control() && h.length > maxControl:
+		return h, 0, longControl
+	}
+	at := 2
+	switch h.length {
+	case 126:
+		at = 4
+	case 127:
+		at = 10
+	}
+	if len(b) < at+4 {
+		return h, 0, nil
+	}
+	switch at {
+	case 4:
+		h.length = int(binary.BigEndian.Uint16(b[2:]))
+	case 10:
+		n := binary.BigEndian.Uint64(b[2:])
+		if n > math.MaxInt64 {
+			return h, 0, badLength
+		}
+		h.length = int(min(n, math.MaxInt/2))
+	}
+	h.mask = binary.LittleEndian.Uint32(b[at:])
+	return h, at + 4, nil
+}
+
+// admit checks a frame against the message that is under way.
+func (r *reader) admit(frame header, max int) *violation {
+	if frame.op.control() {
+		return nil
+	}
+	have, under := 0, false
+	if r.part != nil {
+		have, under = len(r.part.data), r.part.message != 0
+	}
+	switch {
+	case frame.op == OpContinuation && !under:
+		return nothingToExtend
+	case frame.op != OpContinuation && under:
+		return unfinished
+	case have+frame.length > max:
+		return tooBig
+	}
+	return nil
+}
+
+// begin notes a frame whose payload is collected.
+func (r *reader) begin(frame header) {
+	p := r.hold()
+	p.inFrame, p.frame, p.left = true, frame, frame.length
+	if frame.op == OpText || frame.op == OpBinary {
+		p.message = frame.op
+	}
+}
+
+// payload collects what has come of the current frame's payload.
+func (r *reader) payload(data []byte, h Handler) (rest []byte, open bool) {
+	p := r.part
+	piece := data[:min(len(data), p.left)]
+	p.frame.mask = unmask(piece, p.frame.mask)
+	p.left -= len(piece)
+	rest = data[len(piece):]
+	if p.frame.op.control() {
+		p.control = append(p.control, piece...)
+		if p.left > 0 {
+			return rest, true
+		}
+		payload := p.control
+		p.control, p.inFrame = nil, false
+		r.release()
+		return rest, r.deliver(p.frame.op, payload, h)
+	}
+	p.data = append(p.data, piece...)
+	end := p.left == 0 && p.frame.fin
+	if p.message == OpText && !p.check(end) {
+		return nil, r.refuse(notUTF8, h)
+	}
+	p.inFrame = p.left > 0
+	if end {
+		// The reader lets go of the message before the owner sees it, so that a
+		// callback that panics leaves a reader in order.
+		op, payload := p.message, p.data
+		p.message, p.data, p.checked = 0, nil, 0
+		r.release()
+		h.OnMessage(op == OpText, payload)
+	}
+	return rest, true
+}
+
+// check tells whether the text so far is UTF-8; unless it ends here its last character
+// may be incomplete, as long as it can still become valid.
+func (p *partial) check(end bool) bool {
+	fresh := p.data[p.checked:]
+	n := len(fresh)
+	if !end {
+		n = wholeRunes(fresh)
+	}
+	p.checked += n
+	return utf8.Valid(fresh[:n])
+}
+
+// wholeRunes returns the length of b without the incomplete character at its end, if
+// there is one.
+func wholeRunes(b []byte) int {
+	for i := len(b) - 1; i >= 0 && i >= len(b)-3; i-- {
+		if utf8.RuneStart(b[i]) {
+			if utf8.FullRune(b[i:]) {
+				break
+			}
+			return i
+		}
+	}
+	return len(b)
+}
+
+// deliver hands a whole frame to h; data frames are whole messages.
+func (r *reader) deliver(op Opcode, payload []byte, h Handler) (open bool) {
+	switch op {
+	case OpPing:
+		h.OnPing(payload)
+	case OpPong:
+		h.OnPong(payload)
+	case OpClose:
+		return r.close(payload, h)
+	default:
+		if op == OpText && !utf8.Valid(payload) {
+			return r.refuse(notUTF8, h)
+		}
+		h.OnMessage(op == OpText, payload)
+	}
+	return true
+}
+
+// close hands a close frame to h. It returns false, always.
+func (r *reader) close(payload []byte, h Handler) (open bool) {
+	r.part = nil
+	if len(payload) == 0 {
+		h.OnClose(CloseNoStatus, "")
+		return false
+	}
+	if len(payload) == 1 {
+		return r.refuse(shortClose, h)
+	}
+	code := binary.BigEndian.Uint16(payload)
+	if !mayReceive(code) {
+		return r.refuse(badCloseCode, h)
+	}
+	if !utf8.Valid(payload[2:]) {
+		return r.refuse(badCloseReason, h)
+	}
+	h.OnClose(code, string(payload[2:]))
+	return false
+}
+
+// refuse lets go of everything and reports a violation. It returns false, always.
+func (r *reader) refuse(v *violation, h Handler) (open bool) {
+	r.part = nil
+	h.OnViolation(v.code, v.reason)
+	return false
+}
+
+// hold returns the state of the unfinished, which it makes if there is none.
+func (r *reader) hold() *partial {
+	if r.part == nil {
+		r.part = &partial{}
+	}
+	return r.part
+}
+
+// release lets go of the state if nothing is unfinished.
+func (r *reader) release() {
+	if p := r.part; p.headLen == 0 && !p.inFrame && p.message == 0 {
+		r.part = nil
+	}
+}

@@ -1,0 +1,78 @@
+package config
+
+import (
+	"maps"
+	"slices"
+	"time"
+)
+
+const (
+	mebibyte = 1 << 20
+
+	// longest bounds the intervals of pings, so that a dead socket does not stay for days.
+	longest = time.Hour
+)
+
+// ValidateEdge reports everything that keeps an edge from starting with cfg, as a
+// Problems. Settings of ingest are not looked at.
+func (cfg Config) ValidateEdge() error {
+	c := newCheck(cfg)
+	c.common(cfg)
+	c.access(cfg)
+	c.listener(cfg.HTTP)
+	c.clients(cfg.OAuth)
+	c.edge(cfg.Edge)
+	c.refuseUnsupported()
+	return c.problems.orNil()
+}
+
+func (c *check) access(cfg Config) {
+	file, service := cfg.Edge.ApplicationsFile != "", cfg.UserAuth.URL != ""
+	c.that(file || service, "EDGE__APPLICATIONS_FILE", "expected a file: there is no default for who may read what")
+	c.that(!file || !service, "EDGE__APPLICATIONS_FILE", "expected one source of access, but USER_AUTH__URL is set, too")
+}
+
+func (c *check) listener(h HTTP) {
+	c.address("HTTP__BIND_ADDR", h.BindAddr)
+	if isAddress(h.BindAddr, 0) {
+		// On loopback nobody else listens in, so nothing has to be said there.
+		c.that(h.DisableTLS || isLoopback(h.BindAddr), "HTTP__BIND_ADDR", plainHTTPText)
+	}
+}
+
+func (c *check) clients(o OAuth) {
+	c.that(o.IssuerURL == "" || isHTTPURL(o.IssuerURL), "OAUTH__ISSUER_URL", "expected an http or https URL")
+	c.that(o.IssuerURL == "" || len(o.Clients) > 0, "OAUTH__ISSUER_URL",
+		"expected OAUTH__CLIENTS__0__CLIENT_ID beside it: a token must name a client as its audience")
+	issuers := make(map[string]bool)
+	for _, n := range slices.Sorted(maps.Keys(o.Clients)) {
+		client, prefix := o.Clients[n], "OAUTH__CLIENTS__"+n+"__"
+		c.that(client.ClientID != "", prefix+"CLIENT_ID", "expected the client's id")
+		c.that(client.IssuerURL == "" || isHTTPURL(client.IssuerURL), prefix+"ISSUER_URL", "expected an http or https URL")
+		issuer := client.IssuerURL
+		if issuer == "" {
+			issuer = o.IssuerURL
+		}
+		c.that(issuer != "", prefix+"ISSUER_URL", "expected an issuer here or in OAUTH__ISSUER_URL")
+		if issuer != "" {
+			issuers[issuer] = true
+		}
+	}
+	c.that(len(issuers) <= 1, "OAUTH__CLIENTS", "expected one issuer: several are "+unsupportedText)
+}
+
+func (c *check) edge(e Edge) {
+	c.atLeast("EDGE__LIMITS__CONNECTIONS", int64(e.Limits.Connections), 0, "0")
+	c.ping("EDGE__PING__INTERVAL", e.Ping.Interval)
+	c.ping("EDGE__PING__TIMEOUT", e.Ping.Timeout)
+	b := e.Buffers
+	c.duration("EDGE__BUFFERS__FEED_AGE", b.FeedAge, time.Second)
+	c.atLeast("EDGE__BUFFERS__FEED_BYTES", b.FeedBytes, mebibyte, "1MiB")
+	c.that(b.TotalBytes >= b.FeedBytes, "EDGE__BUFFERS__TOTAL_BYTES", "expected at least EDGE__BUFFERS__FEED_BYTES")
+	c.atLeast("EDGE__BUFFERS__SOCKET_BYTES", b.SocketBytes, mebibyte, "1MiB")
+	c.that(e.Drain > 0, "EDGE__DRAIN", "expected more than 0s")
+}
+
+func (c *check) ping(name string, d time.Duration) {
+	c.that(d >= time.Second && d <= longest && d%time.Second == 0, name, "expected whole seconds from 1s to 1h")
+}

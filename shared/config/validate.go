@@ -1,0 +1,162 @@
+package config
+
+import (
+	"net"
+	"net/url"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const unsupportedText = "not supported by this version"
+
+const plainHTTPText = "this version serves plain HTTP only: end TLS in a proxy and set HTTP__DISABLE_TLS=true"
+
+// unsupported are the settings, or groups of them, that this version knows and nothing
+// acts on, each with what to tell who sets it: a value that changes nothing must not look
+// as if it did.
+var unsupported = map[string]string{
+	"REGISTRY":               unsupportedText,
+	"USER_AUTH":              unsupportedText,
+	"HTTP__CERT_BUNDLE_FILE": plainHTTPText,
+	"HTTP__KEY_FILE":         plainHTTPText,
+	"HTTP__CORS":             unsupportedText,
+	"HTTP__TRUSTED_PROXIES":  unsupportedText,
+	"HTTP__PROXY_PROTOCOL":   unsupportedText,
+	"EDGE__ACCESS_CACHE":     unsupportedText,
+	"EDGE__ALLOWED_ORIGINS":  unsupportedText,
+	"EDGE__LIMITS__CONNECTIONS_PER_APPLICATION": unsupportedText,
+	"EDGE__LIMITS__CONNECTIONS_PER_USER":        unsupportedText,
+	"EDGE__LIMITS__CONNECTIONS_PER_ADDRESS":     unsupportedText,
+	"EDGE__LIMITS__CONNECTIONS_PER_SECOND":      unsupportedText,
+}
+
+// whyUnsupported is what to tell about name, false if this version acts on it.
+func whyUnsupported(name string) (string, bool) {
+	for group, why := range unsupported {
+		if name == group || strings.HasPrefix(name, group+separator) {
+			return why, true
+		}
+	}
+	return "", false
+}
+
+// check collects what is wrong with one configuration.
+type check struct {
+	cfg      reflect.Value
+	problems Problems
+}
+
+func newCheck(cfg Config) *check { return &check{cfg: reflect.ValueOf(cfg)} }
+
+// that adds a problem with the setting name, which must be one of Config, unless ok.
+func (c *check) that(ok bool, name, expected string) {
+	if ok {
+		return
+	}
+	s, known := lookup(name)
+	if !known || s.index == nil {
+		c.problems.add("%s: %s", name, expected)
+		return
+	}
+	c.problems.add("%s=%s: %s", name, s.show(c.value(s)), expected)
+}
+
+func (c *check) value(s setting) any {
+	v := c.cfg.FieldByIndex(s.index).Interface()
+	if list, ok := v.([]string); ok {
+		return strings.Join(list, ",")
+	}
+	return v
+}
+
+// refuseUnsupported adds a problem for each setting of the list that is not at its default.
+func (c *check) refuseUnsupported() {
+	for _, s := range settings {
+		why, is := whyUnsupported(s.name)
+		if s.index == nil || !is {
+			continue
+		}
+		v := c.cfg.FieldByIndex(s.index)
+		if def, err := s.parse(s.def); err != nil || s.def == "" {
+			c.that(v.IsZero() || v.Kind() == reflect.Slice && v.Len() == 0, s.name, why)
+		} else {
+			c.that(reflect.DeepEqual(v.Interface(), def), s.name, why)
+		}
+	}
+}
+
+// common checks what both tiers use.
+func (c *check) common(cfg Config) {
+	r := cfg.Runtime
+	c.address("RUNTIME__HEALTH__BIND_ADDR", r.Health.BindAddr)
+	c.oneOf("RUNTIME__LOG__LEVEL", r.Log.Level, "debug", "info", "warn", "error")
+	c.oneOf("RUNTIME__LOG__FORMAT", r.Log.Format, "json", "console")
+	c.that(natsURLs(cfg.NATS.URL), "NATS__URL", "expected URLs such as nats://host:4222, separated by commas")
+	c.pair("NATS__TLS__CERT_FILE", cfg.NATS.TLS.CertFile, "NATS__TLS__KEY_FILE", cfg.NATS.TLS.KeyFile)
+}
+
+func (c *check) address(name, addr string) {
+	c.that(isAddress(addr, 0), name, "expected host:port")
+}
+
+func (c *check) oneOf(name, value string, allowed ...string) {
+	last := len(allowed) - 1
+	c.that(slices.Contains(allowed, value), name,
+		"expected "+strings.Join(allowed[:last], ", ")+" or "+allowed[last])
+}
+
+func (c *check) pair(name1, value1, name2, value2 string) {
+	c.that(value1 == "" || value2 != "", name2, "expected a file, since "+name1+" is set")
+	c.that(value2 == "" || value1 != "", name1, "expected a file, since "+name2+" is set")
+}
+
+func (c *check) duration(name string, d, least time.Duration) {
+	c.that(d >= least, name, "expected at least "+least.String())
+}
+
+func (c *check) atLeast(name string, n, least int64, shown string) {
+	c.that(n >= least, name, "expected at least "+shown)
+}
+
+// isAddress says whether addr is host:port with a port from lowest on. The host may be
+// empty for every address of the machine.
+func isAddress(addr string, lowest int) bool {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil || strings.ContainsAny(host, " /@") {
+		return false
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	return err == nil && int(n) >= lowest
+}
+
+func isLoopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// natsURLs follows nats.go, which takes nats:// for granted and 4222 for the port.
+func natsURLs(list string) bool {
+	for _, text := range strings.Split(list, ",") {
+		text = strings.TrimSpace(text)
+		if !strings.Contains(text, "://") {
+			text = "nats://" + text
+		}
+		u, err := url.Parse(text)
+		if err != nil || u.Hostname() == "" || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) {
+			return false
+		}
+	}
+	return true
+}
+
+func isHTTPURL(text string) bool {
+	u, err := url.Parse(text)
+	return err == nil && u.Hostname() != "" && (u.Scheme == "http" || u.Scheme == "https")
+}

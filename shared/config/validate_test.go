@@ -1,0 +1,160 @@
+package config
+
+import (
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+func edgeConfig(t *testing.T, environ ...string) Config {
+	t.Helper()
+	return read(t, append([]string{"EDGE__APPLICATIONS_FILE=apps.yaml"}, environ...))
+}
+
+func ingestConfig(t *testing.T, environ ...string) Config {
+	t.Helper()
+	return read(t, append([]string{"KAFKA__BOOTSTRAP_SERVERS=127.0.0.1:9092"}, environ...))
+}
+
+func read(t *testing.T, environ []string) Config {
+	t.Helper()
+	cfg, err := Read("", environ)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cfg
+}
+
+func TestEdgeStartsWithTheCommandLineOfTheLocalStack(t *testing.T) {
+	cfg := edgeConfig(t, "HTTP__BIND_ADDR=127.0.0.1:8180", "RUNTIME__HEALTH__BIND_ADDR=127.0.0.1:9190",
+		"NATS__URL=nats://127.0.0.1:4222", "OAUTH__ISSUER_URL=http://127.0.0.1:8081", "OAUTH__CLIENTS__0__CLIENT_ID=canopy")
+	if err := cfg.ValidateEdge(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestIngestStartsWithTheCommandLineOfTheLocalStack(t *testing.T) {
+	if err := ingestConfig(t, "NATS__URL=nats://127.0.0.1:4222").ValidateIngest(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestATierOverlooksTheSettingsOfTheOther(t *testing.T) {
+	if err := edgeConfig(t, "INGEST__SHARDS=0", "KAFKA__BOOTSTRAP_SERVERS=x", "INGEST__TOPICS=^(").ValidateEdge(); err != nil {
+		t.Error(err)
+	}
+	err := ingestConfig(t, "HTTP__BIND_ADDR=x", "EDGE__DRAIN=0s", "USER_AUTH__URL=http://x", "OAUTH__ISSUER_URL=x",
+		"HTTP__PROXY_PROTOCOL=true", "REGISTRY__URL=http://x").ValidateIngest()
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func TestValidateEdgeSaysWhatIsWrong(t *testing.T) {
+	for _, c := range []struct {
+		environ string
+		want    []string
+	}{
+		{"HTTP__BIND_ADDR=0.0.0.0:80 HTTP__DISABLE_TLS=true", nil},
+		{"HTTP__BIND_ADDR=localhost:0", nil},
+		{"HTTP__BIND_ADDR=[::1]:80", nil},
+		{"HTTP__BIND_ADDR=0.0.0.0:80", []string{"plain HTTP only"}},
+		{"HTTP__BIND_ADDR=:80", []string{"plain HTTP only"}},
+		{"HTTP__BIND_ADDR=edge.example:80", []string{"plain HTTP only"}},
+		{"HTTP__BIND_ADDR=127.0.0.1", []string{"expected host:port"}},
+		{"HTTP__BIND_ADDR=127.0.0.1:http", []string{"expected host:port"}},
+		{"HTTP__BIND_ADDR=127.0.0.1:65536", []string{"expected host:port"}},
+		{"HTTP__CERT_BUNDLE_FILE=a HTTP__KEY_FILE=b HTTP__DISABLE_TLS=true",
+			[]string{"HTTP__CERT_BUNDLE_FILE=\"a\": this version serves plain HTTP only", "HTTP__KEY_FILE=\"b\": this version serves plain HTTP only"}},
+		{"USER_AUTH__URL=http://x", []string{"expected one source of access", "USER_AUTH__URL=\"http://x\": not supported by this version"}},
+		{"EDGE__APPLICATIONS_FILE= USER_AUTH__URL=http://x", []string{"USER_AUTH__URL=\"http://x\": not supported by this version"}},
+		{"EDGE__APPLICATIONS_FILE=", []string{"EDGE__APPLICATIONS_FILE"}},
+		{"REGISTRY__CLIENT_SECRET=sesame", []string{"REGISTRY__CLIENT_SECRET=(hidden): not supported"}},
+		{"HTTP__CORS__MODE=permissive HTTP__TRUSTED_PROXIES=10.0.0.0/8 HTTP__PROXY_PROTOCOL=true",
+			[]string{"HTTP__CORS__MODE=", "HTTP__TRUSTED_PROXIES=", "HTTP__PROXY_PROTOCOL="}},
+		{"EDGE__ACCESS_CACHE=31s EDGE__ALLOWED_ORIGINS=http://x EDGE__LIMITS__CONNECTIONS_PER_APPLICATION=1",
+			[]string{"EDGE__ACCESS_CACHE=", "EDGE__ALLOWED_ORIGINS=", "CONNECTIONS_PER_APPLICATION="}},
+		{"EDGE__LIMITS__CONNECTIONS_PER_USER=1 EDGE__LIMITS__CONNECTIONS_PER_ADDRESS=1 EDGE__LIMITS__CONNECTIONS_PER_SECOND=1",
+			[]string{"CONNECTIONS_PER_USER", "CONNECTIONS_PER_ADDRESS", "CONNECTIONS_PER_SECOND"}},
+		{"EDGE__ACCESS_CACHE=30s HTTP__CORS__MODE=disabled EDGE__LIMITS__CONNECTIONS_PER_USER=0 EDGE__ALLOWED_ORIGINS=", nil},
+		{"EDGE__LIMITS__CONNECTIONS=-1", []string{"EDGE__LIMITS__CONNECTIONS"}},
+		{"EDGE__PING__INTERVAL=1500ms EDGE__PING__TIMEOUT=0s", []string{"INTERVAL=\"1.5s\": expected whole seconds", "TIMEOUT=\"0s\""}},
+		{"EDGE__BUFFERS__FEED_AGE=-1s EDGE__BUFFERS__FEED_BYTES=1KiB EDGE__BUFFERS__SOCKET_BYTES=0", []string{"FEED_AGE", "FEED_BYTES", "SOCKET_BYTES"}},
+		{"EDGE__BUFFERS__TOTAL_BYTES=1MiB", []string{"expected at least EDGE__BUFFERS__FEED_BYTES"}},
+		{"EDGE__DRAIN=0s", []string{"EDGE__DRAIN"}},
+		{"OAUTH__ISSUER_URL=http://x", []string{"expected OAUTH__CLIENTS__0__CLIENT_ID"}},
+		{"OAUTH__ISSUER_URL=x OAUTH__CLIENTS__0__CLIENT_ID=c", []string{"expected an http or https URL"}},
+		{"OAUTH__CLIENTS__0__CLIENT_ID=c", []string{"OAUTH__CLIENTS__0__ISSUER_URL: expected an issuer"}},
+		{"OAUTH__CLIENTS__0__ISSUER_URL=http://x", []string{"OAUTH__CLIENTS__0__CLIENT_ID: expected the client's id"}},
+		{"OAUTH__ISSUER_URL=http://x OAUTH__CLIENTS__0__CLIENT_ID=c OAUTH__CLIENTS__1__CLIENT_ID=d OAUTH__CLIENTS__1__ISSUER_URL=http://x", nil},
+		{"OAUTH__ISSUER_URL=http://x OAUTH__CLIENTS__0__CLIENT_ID=c OAUTH__CLIENTS__1__CLIENT_ID=d OAUTH__CLIENTS__1__ISSUER_URL=http://y",
+			[]string{"several are not supported by this version"}},
+	} {
+		t.Run(c.environ, func(t *testing.T) {
+			problemsOf(t, edgeConfig(t, strings.Fields(c.environ)...).ValidateEdge(), c.want...)
+		})
+	}
+}
+
+func TestValidateIngestSaysWhatIsWrong(t *testing.T) {
+	for _, c := range []struct {
+		environ string
+		want    []string
+	}{
+		{"KAFKA__BOOTSTRAP_SERVERS=", []string{"expected brokers"}},
+		{"KAFKA__BOOTSTRAP_SERVERS=a:1,b,c:0,:9", []string{`for "b"`, `for "c:0"`, `for ":9"`}},
+		{"KAFKA__PROPERTIES__SECURITY_PROTOCOL=tls", []string{"expected plaintext, ssl"}},
+		{"KAFKA__PROPERTIES__SECURITY_PROTOCOL=SASL_SSL", []string{"SASL_MECHANISM", "SASL_USERNAME", "SASL_PASSWORD=(hidden)"}},
+		{"KAFKA__PROPERTIES__SASL_MECHANISM=PLAIN", []string{"has no effect without sasl_ssl"}},
+		{"KAFKA__PROPERTIES__SSL_CA_LOCATION=ca", []string{"would not be encrypted"}},
+		{"KAFKA__PROPERTIES__SECURITY_PROTOCOL=ssl KAFKA__PROPERTIES__SSL_CERTIFICATE_LOCATION=c", []string{"SSL_KEY_LOCATION"}},
+		{"KAFKA__PROPERTIES__SSL_ENDPOINT_IDENTIFICATION_ALGORITHM=", []string{"expected https or none"}},
+		{"INGEST__TOPICS=", []string{"expected topics"}},
+		{"INGEST__TOPICS=^(,a/b", []string{"expected a pattern"}},
+		{"INGEST__TOPICS=a/b,^a{2,3}", []string{`instead of "a/b"`}},
+		{"INGEST__GROUP= INGEST__START=now INGEST__CONSUMERS=0", []string{"INGEST__GROUP", "earliest or latest", "INGEST__CONSUMERS"}},
+		{"INGEST__SHARDS=0", []string{"expected 1 to 1024"}},
+		{"INGEST__SHARDS=1025", []string{"expected 1 to 1024"}},
+		{"INGEST__REPLICAS=2", []string{"expected 0, 1, 3 or 5"}},
+		{"INGEST__WINDOW__RECORDS=0 INGEST__WINDOW__BYTES=1", []string{"RECORDS", "BYTES"}},
+		{"INGEST__RETENTION__AGE=1m", []string{"expected at most INGEST__RETENTION__AGE"}},
+		{"INGEST__RETENTION__AGE=0s INGEST__DUPLICATES=0s", []string{"AGE", "DUPLICATES"}},
+		{"INGEST__RETENTION__BYTES=63MiB", []string{"1MiB for each"}},
+		{"INGEST__RETENTION__EVENTS_PER_APPLICATION=0", []string{"EVENTS_PER_APPLICATION"}},
+		{"NATS__URL=", []string{"NATS__URL"}},
+		{"NATS__URL=nats://a:1,http://b", []string{"NATS__URL"}},
+		{"NATS__URL=a:4222,tls://u:p@b,wss://c:443", nil},
+		{"NATS__TLS__KEY_FILE=k", []string{"NATS__TLS__CERT_FILE"}},
+		{"RUNTIME__HEALTH__BIND_ADDR=9090 RUNTIME__LOG__LEVEL=loud RUNTIME__LOG__FORMAT=xml", []string{"host:port", "expected debug, info, warn or error", "expected json or console"}},
+	} {
+		t.Run(c.environ, func(t *testing.T) {
+			problemsOf(t, ingestConfig(t, strings.Fields(c.environ)...).ValidateIngest(), c.want...)
+		})
+	}
+}
+
+func TestEveryUnsupportedSettingIsRefusedOnTheEdge(t *testing.T) {
+	for _, s := range settings {
+		if _, is := whyUnsupported(s.name); !is {
+			continue
+		}
+		cfg := edgeConfig(t)
+		v := reflect.ValueOf(&cfg).Elem().FieldByIndex(s.index)
+		switch v.Interface().(type) {
+		case string:
+			v.SetString("other")
+		case bool:
+			v.SetBool(!v.Bool())
+		case []string:
+			v.Set(reflect.ValueOf([]string{"other"}))
+		case int, int64, time.Duration:
+			v.SetInt(v.Int() + 1)
+		default:
+			t.Fatalf("%s has a type that this test does not know", s.name)
+		}
+		if err := cfg.ValidateEdge(); err == nil || !strings.Contains(err.Error(), s.name+"=") {
+			t.Errorf("%s was changed and not refused: %v", s.name, err)
+		}
+	}
+}

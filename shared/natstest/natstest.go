@@ -1,0 +1,134 @@
+// Package natstest runs real NATS servers inside tests, with the streams that ingest makes.
+package natstest
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"canopy/shared/event"
+	"canopy/shared/subject"
+)
+
+const patience = 10 * time.Second
+
+// Server is one NATS server with JetStream, on a free port that it keeps when it is
+// started again.
+type Server struct {
+	t    testing.TB
+	opts server.Options
+	srv  *server.Server
+}
+
+// Start runs a server until the test ends.
+func Start(t testing.TB) *Server {
+	t.Helper()
+	s := &Server{t: t, opts: server.Options{
+		Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(),
+		NoLog: true, NoSigs: true, MaxPayload: 8 << 20, MaxPending: 256 << 20,
+	}}
+	s.Up()
+	t.Cleanup(func() {
+		if s.srv != nil {
+			s.Down()
+		}
+	})
+	return s
+}
+
+// Up starts the server again, on the same port and store.
+func (s *Server) Up() {
+	s.t.Helper()
+	opts := s.opts
+	srv, err := server.NewServer(&opts)
+	if err != nil {
+		s.t.Fatalf("make a NATS server: %v", err)
+	}
+	srv.Start()
+	if !srv.ReadyForConnections(patience) {
+		s.t.Fatalf("NATS server is not ready after %s", patience)
+	}
+	if s.opts.Port == server.RANDOM_PORT {
+		s.opts.Port = opts.Port
+	}
+	s.srv = srv
+}
+
+// Down stops the server, and its connections see an end.
+func (s *Server) Down() {
+	s.srv.Shutdown()
+	s.srv.WaitForShutdown()
+	s.srv = nil
+}
+
+// URL is where clients connect.
+func (s *Server) URL() string { return fmt.Sprintf("nats://127.0.0.1:%d", s.opts.Port) }
+
+// Connect gives a connection that is closed when the test ends.
+func (s *Server) Connect(opts ...nats.Option) *nats.Conn {
+	s.t.Helper()
+	nc, err := nats.Connect(s.URL(), append([]nats.Option{
+		nats.MaxReconnects(-1), nats.ReconnectWait(20 * time.Millisecond),
+	}, opts...)...)
+	if err != nil {
+		s.t.Fatalf("connect to NATS: %v", err)
+	}
+	s.t.Cleanup(nc.Close)
+	return nc
+}
+
+// StreamConfig is a stream as ingest makes it, with short limits.
+func StreamConfig(shard, shards int) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:              subject.Stream(shard),
+		Subjects:          []string{subject.StreamSubjects(shard)},
+		Storage:           jetstream.FileStorage,
+		Replicas:          1,
+		AllowDirect:       true,
+		AllowBatchPublish: true,
+		MaxMsgsPerSubject: 1_000_000,
+		Duplicates:        time.Minute,
+		RePublish: &jetstream.RePublish{
+			Source:      subject.StreamSubjects(shard),
+			Destination: subject.Republish(shard),
+		},
+		Metadata: map[string]string{
+			subject.MetadataShards: strconv.Itoa(shards),
+			subject.MetadataShard:  strconv.Itoa(shard),
+		},
+	}
+}
+
+// Streams makes all streams, and gives a context to publish with.
+func Streams(t testing.TB, nc *nats.Conn, shards int) jetstream.JetStream {
+	t.Helper()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatalf("make a JetStream context: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	for shard := range shards {
+		if _, err := js.CreateOrUpdateStream(ctx, StreamConfig(shard, shards)); err != nil {
+			t.Fatalf("make stream %s: %v", subject.Stream(shard), err)
+		}
+	}
+	return js
+}
+
+// Message is an event as ingest publishes it. channel may be empty: none.
+func Message(shards int, application, channel, json string) *nats.Msg {
+	m := nats.NewMsg(subject.In(subject.Shard(application, shards), application))
+	m.Data = []byte(json)
+	if channel != "" {
+		m.Header.Set(event.HeaderChannel, event.EscapeHeader(channel))
+	}
+	m.Header.Set(event.HeaderAppended, strconv.FormatInt(time.Now().UnixMilli(), 10))
+	return m
+}
