@@ -4,6 +4,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"canopy/edge/gateway"
@@ -25,38 +26,40 @@ type commandLine struct {
 	HashKey hashKey  `cmd:"" help:"Read an API key from standard input and print its line for the applications file."`
 }
 
-func main() { os.Exit(run(os.Args[1:])) }
+func main() {
+	status, err := run(os.Args[1:], os.Environ(), os.Stdin, os.Stdout)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", tool, err)
+	}
+	os.Exit(status)
+}
 
-func run(args []string) int {
+// run is main with its surroundings handed in. It blocks until the daemon has stopped.
+func run(args, environ []string, in io.Reader, out io.Writer) (status int, err error) {
 	var cli commandLine
-	command, err := config.Parse(tool, help, &cli, args, os.Stdout)
+	command, err := config.Parse(tool, help, &cli, args, out)
 	if errors.Is(err, config.ErrDone) {
-		return exitOK
+		return exitOK, nil
 	}
 	if err != nil {
-		return fail(exitConfig, err)
+		return exitConfig, err
 	}
 	if command == "hash-key" {
-		if err := cli.HashKey.print(os.Stdin, os.Stdout); err != nil {
-			return fail(exitConfig, err)
+		if err := cli.HashKey.print(in, out); err != nil {
+			return exitConfig, err
 		}
-		return exitOK
+		return exitOK, nil
 	}
-	cfg, err := config.Read(cli.Config, os.Environ())
+	cfg, err := config.Read(cli.Config, environ)
 	if err := config.Join(err, cfg.ValidateEdge()); err != nil {
-		return fail(exitConfig, err)
+		return exitConfig, err
 	}
 	log, err := obs.NewLogger(cfg.Runtime.Log, tool)
 	if err != nil {
-		return fail(exitConfig, err)
+		return exitConfig, err
 	}
 	if err := gateway.Run(obs.Signals(log), cfg, log, nil); err != nil {
-		return fail(exitRuntime, err)
+		return exitRuntime, err
 	}
-	return exitOK
-}
-
-func fail(status int, err error) int {
-	fmt.Fprintf(os.Stderr, "%s: %v\n", tool, err)
-	return status
+	return exitOK, nil
 }

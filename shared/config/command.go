@@ -28,11 +28,18 @@ type (
 
 // BeforeReset is called by kong when the flag is given.
 func (helpFlag) BeforeReset(ctx *kong.Context) error {
-	if err := ctx.PrintUsage(false); err != nil {
+	shown := *ctx
+	chosen := ctx.Selected()
+	other := chosen != nil && chosen != ctx.Model.DefaultCmd
+	if !other {
+		// kong takes the default command for chosen, and would then not list the others.
+		shown.Path = ctx.Path[:1]
+	}
+	if err := shown.PrintUsage(false); err != nil {
 		return fmt.Errorf("write help: %w", err)
 	}
-	if chosen := ctx.Selected(); chosen != nil && chosen != ctx.Model.DefaultCmd {
-		return ErrDone // a command that takes no settings
+	if other {
+		return ErrDone // it takes no settings
 	}
 	if err := writeHelp(ctx.Stdout); err != nil {
 		return fmt.Errorf("write help: %w", err)

@@ -129,7 +129,9 @@ func (h *Health) Run(ctx context.Context) error {
 		// Somebody is taking a profile; the daemon does not wait for it.
 		_ = srv.Close()
 	}
-	<-done
+	if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve health: %w", err)
+	}
 	return nil
 }
 

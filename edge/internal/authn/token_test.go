@@ -89,7 +89,28 @@ func TestEachListedAlgorithmSignsIn(t *testing.T) {
 	}
 }
 
-func TestBadTokenIsForbiddenAndNotRepeatedInTheError(t *testing.T) {
+// refuses asks for each token and wants ErrForbidden, without a part of the token in it,
+// and without a fetch of keys.
+func refuses(t *testing.T, a *Authenticator, i *testIssuer, tokens map[string]string) {
+	t.Helper()
+	for name, token := range tokens {
+		_, err := a.Authenticate(t.Context(), Credentials{kind: Token, secret: token})
+		if !errors.Is(err, ErrForbidden) {
+			t.Errorf("%s: got %v, want ErrForbidden", name, err)
+			continue
+		}
+		for part := range strings.SplitSeq(token, ".") {
+			if len(part) > 3 && strings.Contains(err.Error(), part) {
+				t.Errorf("%s: the error repeats the token: %v", name, err)
+			}
+		}
+	}
+	if n := i.fetched(); n != 1 {
+		t.Errorf("tokens without an unknown key id caused %d fetches of keys, want the first one alone", n)
+	}
+}
+
+func TestTokenWithoutAGoodSignatureIsForbidden(t *testing.T) {
 	i := newTestIssuer(t)
 	one, other := rsaKey(t, "one"), rsaKey(t, "other")
 	i.keys = append(i.keys,
@@ -102,31 +123,22 @@ func TestBadTokenIsForbiddenAndNotRepeatedInTheError(t *testing.T) {
 		t.Fatal(err)
 	}
 	publicPEM := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
-	edit := func(change func(jwt.MapClaims)) string {
-		claims := i.goodClaims()
-		change(claims)
-		return sign(t, jwt.SigningMethodRS256, one, "one", claims)
-	}
-	with := func(name string, value any) string {
-		return edit(func(c jwt.MapClaims) { c[name] = value })
-	}
-	without := func(name string) string {
-		return edit(func(c jwt.MapClaims) { delete(c, name) })
-	}
 	critical := jwt.NewWithClaims(jwt.SigningMethodRS256, i.goodClaims())
 	critical.Header["kid"], critical.Header["crit"] = "one", []string{"b64"}
 	criticalToken, err := critical.SignedString(one)
 	if err != nil {
 		t.Fatal(err)
 	}
-	good := edit(func(jwt.MapClaims) {})
+	good := sign(t, jwt.SigningMethodRS256, one, "one", i.goodClaims())
 	if _, err := a.Authenticate(t.Context(), Credentials{kind: Token, secret: good}); err != nil {
-		t.Fatalf("the token that all others are made from: %v", err)
+		t.Fatalf("the token that others are made from: %v", err)
 	}
 	parts := strings.Split(good, ".")
-	twice := base64.RawURLEncoding.EncodeToString([]byte(`{"sub":"a","sub":"b"}`))
+	bob := i.goodClaims()
+	bob["sub"] = "bob"
+	bobsParts := strings.Split(sign(t, jwt.SigningMethodRS256, other, "one", bob), ".")
 
-	for name, token := range map[string]string{
+	refuses(t, a, i, map[string]string{
 		"no token at all":          "nonsense",
 		"two parts":                parts[0] + "." + parts[1],
 		"five parts, as encrypted": good + ".x.y",
@@ -134,44 +146,53 @@ func TestBadTokenIsForbiddenAndNotRepeatedInTheError(t *testing.T) {
 		"HS256 with the PEM":       sign(t, jwt.SigningMethodHS256, publicPEM, "one", i.goodClaims()),
 		"HS256 with the DER":       sign(t, jwt.SigningMethodHS256, der, "one", i.goodClaims()),
 		"another key":              sign(t, jwt.SigningMethodRS256, other, "one", i.goodClaims()),
+		"another kind of key":      strings.Replace(good, parts[0], base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"ES256","kid":"one"}`)), 1),
 		"a key for encryption":     sign(t, jwt.SigningMethodRS256, other, "for encryption", i.goodClaims()),
 		"no kid":                   sign(t, jwt.SigningMethodRS256, one, "", i.goodClaims()),
 		"no signature":             parts[0] + "." + parts[1] + ".",
-		"other claims":             parts[0] + "." + twice + "." + parts[2],
+		"other claims":             parts[0] + "." + bobsParts[1] + "." + parts[2],
 		"crit":                     criticalToken,
-		"wrong iss":                with("iss", "https://elsewhere.example"),
-		"iss with a slash more":    with("iss", i.server.URL+"/"),
-		"no iss":                   without("iss"),
-		"wrong aud":                with("aud", "another"),
-		"no aud":                   without("aud"),
-		"wrong azp":                with("azp", "another"),
-		"no exp":                   without("exp"),
-		"exp of no number":         with("exp", "soon"),
-		"exp 0":                    with("exp", 0),
-		"expired by 31 s":          with("exp", time.Now().Add(-31*time.Second).Unix()),
-		"not valid for 35 s":       with("nbf", time.Now().Add(35*time.Second).Unix()),
-		"no sub":                   without("sub"),
-		"empty sub":                with("sub", ""),
-		"Sub instead of sub":       edit(func(c jwt.MapClaims) { delete(c, "sub"); c["Sub"] = "alice" }),
-		"sub like a role":          with("sub", "role:operators"),
-		"sub of a further issuer":  with("sub", "1/alice"),
-		"longer than 16 KiB":       with("padding", strings.Repeat("x", tokenBytes)),
-		"roles of no list":         with("realm_access", "operators"),
-	} {
-		_, err := a.Authenticate(t.Context(), Credentials{kind: Token, secret: token})
-		if !errors.Is(err, ErrForbidden) {
-			t.Errorf("%s: got %v, want ErrForbidden", name, err)
-			continue
-		}
-		for _, part := range strings.Split(token, ".") {
-			if len(part) > 3 && strings.Contains(err.Error(), part) {
-				t.Errorf("%s: the error repeats the token: %v", name, err)
-			}
-		}
+	})
+}
+
+func TestTokenWithWrongClaimsIsForbidden(t *testing.T) {
+	i := newTestIssuer(t)
+	i.keys = append(i.keys, publicJWK(t, rsaKey(t, "one").Public(), "one", jwkset.UseSig))
+	a := readyAuthenticator(t, i)
+	edit := func(change func(jwt.MapClaims)) string {
+		claims := i.goodClaims()
+		change(claims)
+		return sign(t, jwt.SigningMethodRS256, rsaKey(t, "one"), "one", claims)
 	}
-	if n := i.fetched(); n != 1 {
-		t.Errorf("tokens without an unknown key id caused %d fetches of keys, want the first one alone", n)
+	with := func(name string, value any) string {
+		return edit(func(c jwt.MapClaims) { c[name] = value })
 	}
+	without := func(name string) string {
+		return edit(func(c jwt.MapClaims) { delete(c, name) })
+	}
+	if _, err := a.Authenticate(t.Context(), Credentials{kind: Token, secret: edit(func(jwt.MapClaims) {})}); err != nil {
+		t.Fatalf("the token that all others are made from: %v", err)
+	}
+	refuses(t, a, i, map[string]string{
+		"wrong iss":               with("iss", "https://elsewhere.example"),
+		"iss with a slash more":   with("iss", i.server.URL+"/"),
+		"no iss":                  without("iss"),
+		"wrong aud":               with("aud", "another"),
+		"no aud":                  without("aud"),
+		"wrong azp":               with("azp", "another"),
+		"no exp":                  without("exp"),
+		"exp of no number":        with("exp", "soon"),
+		"exp 0":                   with("exp", 0),
+		"expired by 31 s":         with("exp", time.Now().Add(-31*time.Second).Unix()),
+		"not valid for 35 s":      with("nbf", time.Now().Add(35*time.Second).Unix()),
+		"no sub":                  without("sub"),
+		"empty sub":               with("sub", ""),
+		"Sub instead of sub":      edit(func(c jwt.MapClaims) { delete(c, "sub"); c["Sub"] = "alice" }),
+		"sub like a role":         with("sub", "role:operators"),
+		"sub of a further issuer": with("sub", "1/alice"),
+		"longer than 16 KiB":      with("padding", strings.Repeat("x", tokenBytes)),
+		"roles of no list":        with("realm_access", "operators"),
+	})
 }
 
 func TestLeewayOfThirtySecondsCoversClocksThatDiffer(t *testing.T) {

@@ -17,7 +17,6 @@ var (
 	Drained         = Closing{ws.CloseGoingAway, "edge is going away", true}
 	SlowConsumer    = Closing{ws.CloseTryLater, "slow consumer", true}
 	TokenExpired    = Closing{ws.ClosePolicy, "JWT token expired", false}
-	KeyExpired      = Closing{ws.ClosePolicy, "API key expired", false}
 	AccessWithdrawn = Closing{ws.ClosePolicy, "Access withdrawn", false}
 	RefreshRefused  = Closing{ws.ClosePolicy, "Failed to refresh token", false}
 	RefreshFailed   = Closing{ws.CloseInternal, "Failed to refresh token: tokens cannot be verified now", false}

@@ -190,10 +190,10 @@ func (s *Session) due(now uint32, wall time.Time) uint32 {
 	}
 	p := s.principal.Load()
 	if !p.Expires.IsZero() && !wall.Before(p.Expires) {
-		if p.Kind == authn.Key {
-			s.Close(KeyExpired)
-		} else {
+		if p.Kind == authn.Token {
 			s.Close(TokenExpired)
+		} else {
+			s.Close(AccessWithdrawn)
 		}
 		return now + 1
 	}

@@ -48,9 +48,10 @@ type Engine struct {
 	panics atomic.Uint64
 	held   heldAllocator
 
-	starting sync.WaitGroup // pollers that have not begun to wait
-	ticking  sync.WaitGroup
-	done     chan struct{}
+	joined atomic.Uint64 // connections given to pollers; see conn
+
+	ticking sync.WaitGroup
+	done    chan struct{}
 
 	life    sync.RWMutex // held for reading while a connection joins
 	running bool
@@ -91,12 +92,14 @@ func (e *Engine) Start() error {
 	e.life.Lock()
 	defer e.life.Unlock()
 	routeLog(e)
-	e.starting.Add(e.nb.NPoller)
-	if err := e.nb.Start(); err != nil {
+	err := e.nb.Start()
+	if err == nil {
+		err = e.awaitPollers()
+	}
+	if err != nil {
 		unrouteLog(e)
 		return fmt.Errorf("start pollers: %w", err)
 	}
-	e.starting.Wait()
 	e.ticking.Add(1)
 	go e.tick()
 	e.running = true
@@ -168,6 +171,7 @@ func (e *Engine) register(c *Conn, conn net.Conn) (*nbio.Conn, error) {
 		return nil, err
 	}
 	nb.SetSession(c)
+	e.joined.Add(1)
 	return e.nb.AddConn(nb)
 }
 
@@ -198,9 +202,18 @@ func (e *Engine) tick() {
 	}
 }
 
+// conn returns the connection of an nbio callback. The pollers learn of a connection
+// through the kernel, of which Go's memory model knows nothing: what Adopt wrote before
+// its Add is seen after this Load.
+func (e *Engine) conn(nb *nbio.Conn) *Conn {
+	e.joined.Load()
+	c, _ := nb.Session().(*Conn)
+	return c
+}
+
 // onData runs on the connection's poller with the bytes that were read.
 func (e *Engine) onData(nb *nbio.Conn, data []byte) {
-	c := nb.Session().(*Conn)
+	c := e.conn(nb)
 	c.heard.Store(e.now.Load())
 	c.turn.Lock()
 	defer c.turn.Unlock()
@@ -211,7 +224,7 @@ func (e *Engine) onData(nb *nbio.Conn, data []byte) {
 // onWritten runs under nbio's lock of the connection, which nbio does not unlock in a
 // panic: none may pass.
 func (e *Engine) onWritten(nb *nbio.Conn, _ []byte, n int) {
-	c := nb.Session().(*Conn)
+	c := e.conn(nb)
 	defer func() {
 		if cause := recover(); cause != nil {
 			e.report(cause)
@@ -223,7 +236,11 @@ func (e *Engine) onWritten(nb *nbio.Conn, _ []byte, n int) {
 
 // onClose runs on a goroutine of nbio's, once per connection.
 func (e *Engine) onClose(nb *nbio.Conn, err error) {
-	c := nb.Session().(*Conn)
+	if ended, ok := nb.Session().(begun); ok {
+		close(ended)
+		return
+	}
+	c := e.conn(nb)
 	c.turn.Lock()
 	defer c.turn.Unlock()
 	state := c.state.Load()

@@ -123,8 +123,10 @@ func ending(err error, sent []byte) string {
 
 // memoryConn is a connection whose peer has sent everything already.
 type memoryConn struct {
-	in  *bytes.Reader
-	out bytes.Buffer
+	in        *bytes.Reader
+	out       bytes.Buffer
+	deadline  time.Time
+	writtenBy time.Time // the deadline at the last write
 }
 
 // Read ends with an unexpected end: coder takes a plain one inside a message for its end.
@@ -136,11 +138,19 @@ func (c *memoryConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-func (c *memoryConn) Write(b []byte) (int, error)      { return c.out.Write(b) }
+func (c *memoryConn) Write(b []byte) (int, error) {
+	c.writtenBy = c.deadline
+	return c.out.Write(b)
+}
+
+func (c *memoryConn) SetDeadline(t time.Time) error {
+	c.deadline = t
+	return nil
+}
+
 func (c *memoryConn) Close() error                     { return nil }
 func (c *memoryConn) LocalAddr() net.Addr              { return &net.TCPAddr{} }
 func (c *memoryConn) RemoteAddr() net.Addr             { return &net.TCPAddr{} }
-func (c *memoryConn) SetDeadline(time.Time) error      { return nil }
 func (c *memoryConn) SetReadDeadline(time.Time) error  { return nil }
 func (c *memoryConn) SetWriteDeadline(time.Time) error { return nil }
 

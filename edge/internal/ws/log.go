@@ -2,7 +2,6 @@ package ws
 
 import (
 	"fmt"
-	"strings"
 	"sync"
 
 	"github.com/lesismal/nbio/logging"
@@ -37,14 +36,8 @@ func (l *nbioLog) engine(v []any) *Engine {
 	return nil
 }
 
-// Debug drops the line, but hears in it that a poller begins. nbio has no other sign of
-// that, and an engine that is stopped before its pollers run never ends: each of them
-// clears the order to stop when it begins.
-func (l *nbioLog) Debug(format string, v ...any) {
-	if e := l.engine(v); e != nil && strings.HasSuffix(format, "] start") {
-		e.starting.Done()
-	}
-}
+// Debug drops the line.
+func (l *nbioLog) Debug(string, ...any) {}
 
 // Info drops the line: that nbio starts and stops is no news.
 func (l *nbioLog) Info(string, ...any) {}

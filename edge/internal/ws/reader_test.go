@@ -92,9 +92,9 @@ var rules = []struct {
 	{"binary", frame(fin|0x2, "\x00\xff"), []string{"binary 00ff"}},
 	{"empty text", frame(fin|0x1, ""), []string{"text "}},
 	{"empty binary", frame(fin|0x2, ""), []string{"binary "}},
-	{"empty fragments", join(frame(0x1, ""), frame(0x0, ""), frame(fin|0x0, "")), []string{"text "}},
-	{"fragments", join(frame(0x1, "ab"), frame(0x0, "c"), frame(fin|0x0, "d")), []string{"text 61626364"}},
-	{"ping inside fragments", join(frame(0x2, "ab"), frame(fin|0x9, "p"), frame(fin|0x0, "c")), []string{"ping 70", "binary 616263"}},
+	{"empty fragments", join(frame(0x1, ""), frame(0x0, ""), frame(fin, "")), []string{"text "}},
+	{"fragments", join(frame(0x1, "ab"), frame(0x0, "c"), frame(fin, "d")), []string{"text 61626364"}},
+	{"ping inside fragments", join(frame(0x2, "ab"), frame(fin|0x9, "p"), frame(fin, "c")), []string{"ping 70", "binary 616263"}},
 	{"two messages", join(frame(fin|0x1, "a"), frame(fin|0x2, "b")), []string{"text 61", "binary 62"}},
 	{"16 bit length", frame(fin|0x2, strings.Repeat("z", 300)), []string{"binary " + strings.Repeat("7a", 300)}},
 	{"longest ping", frame(fin|0x9, strings.Repeat("z", 125)), []string{"ping " + strings.Repeat("7a", 125)}},
@@ -118,25 +118,25 @@ var rules = []struct {
 	{"fragmented ping", frame(0x9, "x"), []string{"violation 1002"}},
 	{"fragmented close", frame(0x8, ""), []string{"violation 1002"}},
 	{"long ping", frame(fin|0x9, strings.Repeat("x", 126)), []string{"violation 1002"}},
-	{"lone continuation", frame(fin|0x0, "x"), []string{"violation 1002"}},
+	{"lone continuation", frame(fin, "x"), []string{"violation 1002"}},
 	{"lone first continuation", frame(0x0, "x"), []string{"violation 1002"}},
-	{"continuation after a message", join(frame(fin|0x1, "x"), frame(fin|0x0, "y")), []string{"text 78", "violation 1002"}},
+	{"continuation after a message", join(frame(fin|0x1, "x"), frame(fin, "y")), []string{"text 78", "violation 1002"}},
 	{"message in a message", join(frame(0x1, "x"), frame(fin|0x1, "y")), []string{"violation 1002"}},
 	{"top bit of the length", []byte{fin | 0x2, masked | 127, 0x80, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0}, []string{"violation 1002"}},
 
 	{"largest message", frame(fin|0x2, strings.Repeat("z", 1000)), []string{"binary " + strings.Repeat("7a", 1000)}},
 	{"too big, only announced", []byte{fin | 0x2, masked | 126, 0x03, 0xE9, 0, 0, 0, 0}, []string{"violation 1009"}},
 	{"enormous, only announced", []byte{fin | 0x2, masked | 127, 0x7F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0}, []string{"violation 1009"}},
-	{"too big in fragments", join(frame(0x2, strings.Repeat("z", 600)), frame(fin|0x0, strings.Repeat("z", 401))), []string{"violation 1009"}},
+	{"too big in fragments", join(frame(0x2, strings.Repeat("z", 600)), frame(fin, strings.Repeat("z", 401))), []string{"violation 1009"}},
 	{"enormous behind a fragment", join(frame(0x2, "z"), []byte{fin, masked | 127, 0x7F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0}), []string{"violation 1009"}},
 
 	{"text", frame(fin|0x1, "κόσμε"), []string{"text cebacf8ccf83cebcceb5"}},
 	{"text is not UTF-8", frame(fin|0x1, "a\xff"), []string{"violation 1007"}},
 	{"surrogate", frame(fin|0x1, "\xed\xa0\x80"), []string{"violation 1007"}},
 	{"cut character", frame(fin|0x1, "a\xce"), []string{"violation 1007"}},
-	{"character over two fragments", join(frame(0x1, "\xce"), frame(fin|0x0, "\xba")), []string{"text ceba"}},
-	{"emoji over four fragments", join(frame(0x1, "\xf0"), frame(0x0, "\x9f"), frame(0x0, "\x98"), frame(fin|0x0, "\x80")), []string{"text f09f9880"}},
-	{"cut character in fragments", join(frame(0x1, "\xce"), frame(fin|0x0, "")), []string{"violation 1007"}},
+	{"character over two fragments", join(frame(0x1, "\xce"), frame(fin, "\xba")), []string{"text ceba"}},
+	{"emoji over four fragments", join(frame(0x1, "\xf0"), frame(0x0, "\x9f"), frame(0x0, "\x98"), frame(fin, "\x80")), []string{"text f09f9880"}},
+	{"cut character in fragments", join(frame(0x1, "\xce"), frame(fin, "")), []string{"violation 1007"}},
 	{"bad text in the first fragment", frame(0x1, "a\xf5b"), []string{"violation 1007"}},
 	{"over the last character", frame(0x1, "\xf4\x90"), []string{"violation 1007"}},
 	{"bad text before its frame ends", frame(fin|0x1, "\xff"+strings.Repeat("x", 500))[:20], []string{"violation 1007"}},
@@ -184,7 +184,7 @@ func pieces(b []byte, random *rand.Rand) (cut [][]byte) {
 }
 
 func TestReaderHoldsNothingBetweenMessages(t *testing.T) {
-	whole := join(frame(0x1, "ab"), frame(fin|0x9, "p"), frame(fin|0x0, "c"), frame(fin|0x2, "d"))
+	whole := join(frame(0x1, "ab"), frame(fin|0x9, "p"), frame(fin, "c"), frame(fin|0x2, "d"))
 	for i := range whole {
 		if _, held := readAll(1000, whole[:i], whole[i:]); held != nil {
 			t.Fatalf("split at %d: holds %+v", i, *held)

@@ -1,0 +1,85 @@
+package gateway
+
+import (
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/coder/websocket"
+
+	"canopy/shared/config"
+	"canopy/shared/natstest"
+)
+
+// expectRun reads the events from..to in order from every socket.
+func expectRun(t *testing.T, sockets []*websocket.Conn, from, to int) {
+	t.Helper()
+	for i, c := range sockets {
+		for n := from; n <= to; n++ {
+			if r := read(t, c); r.Data.N != n {
+				t.Fatalf("socket %d got event %d, want %d", i, r.Data.N, n)
+			}
+		}
+	}
+}
+
+func TestMessagesLostOnTheWayAreReadFromTheStream(t *testing.T) {
+	var seen atomic.Int64
+	var proxy *natstest.Proxy
+	s := startEdge(t, func(cfg *config.Config) {
+		proxy = natstest.StartProxy(t, cfg.NATS.URL, func(subject string) bool {
+			return strings.HasPrefix(subject, "events.") && seen.Add(1)%7 < 3
+		})
+		cfg.NATS.URL = proxy.URL()
+	})
+	sockets := []*websocket.Conn{s.dial("/open-app", nil), s.dial("/open-app", nil)}
+	for n := 1; n <= 300; n++ {
+		s.publish("open-app", "", n)
+	}
+	for seen.Load()%7 < 3 || seen.Load()%7 == 6 { // until one got through, which shows that others are missing
+		s.publish("open-app", "", 0)
+	}
+	expectRun(t, sockets, 1, 300)
+	if n := proxy.Dropped(); n < 100 {
+		t.Fatalf("only %d messages were lost", n)
+	}
+}
+
+func TestSocketsOutliveARestartOfNATSAndMissNothing(t *testing.T) {
+	s := startEdge(t, nil)
+	sockets := []*websocket.Conn{s.dial("/open-app", nil), s.dial("/other-app", nil)}
+	for round := range 5 {
+		for _, app := range []string{"open-app", "other-app"} {
+			s.publish(app, "", 2*round)
+		}
+		s.nats.Down()
+		s.nats.Up()
+		for _, app := range []string{"open-app", "other-app"} {
+			s.publish(app, "", 2*round+1)
+		}
+	}
+	expectRun(t, sockets, 0, 9)
+}
+
+func TestAnEdgeThatIsCutOffReadsWhatItMissed(t *testing.T) {
+	var proxy *natstest.Proxy
+	var deaf atomic.Bool
+	s := startEdge(t, func(cfg *config.Config) {
+		proxy = natstest.StartProxy(t, cfg.NATS.URL, func(subject string) bool {
+			return deaf.Load() && strings.HasPrefix(subject, "events.")
+		})
+		cfg.NATS.URL = proxy.URL()
+	})
+	sockets := []*websocket.Conn{s.dial("/open-app", nil)}
+	s.publish("open-app", "", 1)
+	expectRun(t, sockets, 1, 1)
+	deaf.Store(true) // so that the end of the run is lost too, and only the reconnect tells
+	for n := 2; n <= 2000; n++ {
+		s.publish("open-app", "", n)
+	}
+	proxy.Cut()
+	expectRun(t, sockets, 2, 2000)
+	if n := proxy.Dropped(); n == 0 {
+		t.Fatal("nothing was lost")
+	}
+}

@@ -1,0 +1,132 @@
+package natstest
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+)
+
+// Proxy stands between clients and a server and loses messages on purpose.
+type Proxy struct {
+	listener net.Listener
+	target   string
+	drop     func(subject string) bool
+	dropped  atomic.Int64
+	wg       sync.WaitGroup
+
+	mu    sync.Mutex
+	conns map[net.Conn]struct{}
+	ended bool
+}
+
+// StartProxy runs a proxy to the server at url until the test ends. drop is asked about every message to
+// a client, from several goroutines, and those that it is true for are lost.
+func StartProxy(t testing.TB, url string, drop func(subject string) bool) *Proxy {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatalf("listen for the proxy: %v", err)
+	}
+	p := &Proxy{listener: listener, target: strings.TrimPrefix(url, "nats://"), drop: drop, conns: map[net.Conn]struct{}{}}
+	p.wg.Add(1)
+	go p.accept()
+	t.Cleanup(func() {
+		p.mu.Lock()
+		p.ended = true
+		p.mu.Unlock()
+		_ = listener.Close()
+		p.Cut()
+		p.wg.Wait()
+	})
+	return p
+}
+
+// URL is where clients connect.
+func (p *Proxy) URL() string { return "nats://" + p.listener.Addr().String() }
+
+// Dropped is the number of messages that were lost.
+func (p *Proxy) Dropped() int64 { return p.dropped.Load() }
+
+// Cut ends all connections.
+func (p *Proxy) Cut() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.conns {
+		_ = c.Close()
+	}
+}
+
+func (p *Proxy) accept() {
+	defer p.wg.Done()
+	for {
+		client, err := p.listener.Accept()
+		if err != nil {
+			return
+		}
+		server, err := net.Dial("tcp", p.target)
+		if err != nil {
+			_ = client.Close() // the server is down; the client tries again
+			continue
+		}
+		p.mu.Lock()
+		if p.ended {
+			_, _ = client.Close(), server.Close()
+		}
+		p.conns[client], p.conns[server] = struct{}{}, struct{}{}
+		p.mu.Unlock()
+		p.wg.Add(2)
+		go p.copy(func() error { _, err := io.Copy(server, client); return err }, client, server)
+		go p.copy(func() error { return p.filter(client, server) }, client, server)
+	}
+}
+
+// copy runs one direction, and ends both with it.
+func (p *Proxy) copy(run func() error, client, server net.Conn) {
+	defer p.wg.Done()
+	_ = run() // ends when either side does
+	_, _ = client.Close(), server.Close()
+	p.mu.Lock()
+	delete(p.conns, client)
+	delete(p.conns, server)
+	p.mu.Unlock()
+}
+
+// filter passes on what the server says, a protocol line at a time, but for messages
+// that are to be lost.
+func (p *Proxy) filter(client io.Writer, server io.Reader) error {
+	in, out := bufio.NewReaderSize(server, 64<<10), bufio.NewWriterSize(client, 64<<10)
+	for {
+		line, err := in.ReadString('\n')
+		if err != nil {
+			return err
+		}
+		to := io.Writer(out)
+		size := 0
+		if fields := strings.Fields(line); len(fields) > 3 && (fields[0] == "MSG" || fields[0] == "HMSG") {
+			if size, err = strconv.Atoi(fields[len(fields)-1]); err != nil {
+				return err
+			}
+			size += len("\r\n")
+			if p.drop(fields[1]) {
+				p.dropped.Add(1)
+				to = io.Discard
+			}
+		}
+		if _, err := io.WriteString(to, line); err != nil {
+			return err
+		}
+		if _, err := io.CopyN(to, in, int64(size)); err != nil {
+			return err
+		}
+		if in.Buffered() == 0 {
+			if err := out.Flush(); err != nil {
+				return err
+			}
+		}
+	}
+}
