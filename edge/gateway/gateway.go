@@ -62,6 +62,7 @@ type edge struct {
 	hub      *feed.Hub
 	sessions *session.Registry
 	admit    *admission
+	broken   chan error // has room for one: why the edge cannot go on
 }
 
 // Run serves until ctx ends, then drains: no new sockets, the open ones are closed over
@@ -69,7 +70,7 @@ type edge struct {
 // is called with the bound addresses. An error says what could not be started, or what
 // broke.
 func Run(ctx context.Context, cfg config.Config, log *zap.Logger, ready func(Addrs)) error {
-	e := &edge{cfg: cfg, log: log}
+	e := &edge{cfg: cfg, log: log, broken: make(chan error, 1)}
 	if err := e.open(ctx); err != nil {
 		e.close()
 		return err
@@ -87,11 +88,11 @@ func (e *edge) open(ctx context.Context) error {
 	reg := obs.NewRegistry()
 	e.health = obs.NewHealth(reg, e.log)
 	if err := e.health.Listen(e.cfg.Runtime.Health.BindAddr); err != nil {
-		return fmt.Errorf("listen for health: %w", err)
+		return fmt.Errorf("start edge: %w", err)
 	}
 	var err error
 	if e.listener, err = ws.Listen(ctx, e.cfg.HTTP.BindAddr); err != nil {
-		return fmt.Errorf("listen for sockets: %w", err)
+		return fmt.Errorf("start edge: listen for sockets: %w", err)
 	}
 	if e.file, err = authz.OpenFile(e.cfg.Edge.ApplicationsFile, e.log, reg); err != nil {
 		return err
@@ -126,6 +127,7 @@ func (e *edge) open(ctx context.Context) error {
 // openNATS connects twice: events must wait behind nothing.
 func (e *edge) openNATS() (err error) {
 	handlers := natsconn.Handlers{
+		Closed:      e.lost,
 		Reconnected: func(*nats.Conn) { e.hub.Reconnected() },
 		AsyncError: func(_ *nats.Conn, sub *nats.Subscription, err error) {
 			if sub != nil && errors.Is(err, nats.ErrSlowConsumer) {
@@ -136,8 +138,16 @@ func (e *edge) openNATS() (err error) {
 	if e.feeds, err = natsconn.Connect(e.cfg.NATS, "canopy-edge events", handlers, e.log); err != nil {
 		return err
 	}
-	e.requests, err = natsconn.Connect(e.cfg.NATS, "canopy-edge requests", natsconn.Handlers{}, e.log)
+	e.requests, err = natsconn.Connect(e.cfg.NATS, "canopy-edge requests", natsconn.Handlers{Closed: e.lost}, e.log)
 	return err
+}
+
+// lost notes that the NATS client has given a connection up for good, which ends the edge.
+func (e *edge) lost(nc *nats.Conn) {
+	select {
+	case e.broken <- fmt.Errorf("connection to NATS is closed: %w", errors.Join(nc.LastError(), nats.ErrConnectionClosed)):
+	default: // known already, or closed by the edge itself
+	}
 }
 
 // serve runs all parts until ctx ends or one breaks.
@@ -162,6 +172,10 @@ func (e *edge) serve(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		e.drain()
+	case err := <-e.broken:
+		e.drain()
+		stopParts()
+		return errors.Join(err, group.Wait())
 	case <-failed.Done():
 	}
 	stopParts()

@@ -23,6 +23,9 @@ const (
 func (h *Hub) learn(ctx context.Context) {
 	for ctx.Err() == nil {
 		logs, err := h.readStreams(ctx)
+		if ctx.Err() != nil {
+			return
+		}
 		h.mu.Lock()
 		first := h.failed
 		h.failed = err

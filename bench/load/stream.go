@@ -1,0 +1,100 @@
+package load
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"canopy/shared/event"
+	"canopy/shared/subject"
+)
+
+const (
+	shards       = 1 // one application uses one stream, however many there are
+	streamAge    = time.Hour
+	maxInFlight  = 4_096 // unacknowledged events
+	noStallLimit = time.Minute
+)
+
+// Stream publishes numbered events to JetStream as ingest does: same
+// stream, subject and headers. Its methods are for one goroutine.
+type Stream struct {
+	js      jetstream.JetStream
+	subject string
+	size    int
+	next    uint64
+}
+
+// OpenStream makes the stream, as ingest makes it for one server, and begins with event
+// 1 of size bytes.
+func OpenStream(ctx context.Context, nc *nats.Conn, size int) (*Stream, error) {
+	if err := CheckSize(size); err != nil {
+		return nil, err
+	}
+	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(maxInFlight))
+	if err != nil {
+		return nil, fmt.Errorf("make JetStream context: %w", err)
+	}
+	shard := subject.Shard(Application, shards)
+	_, err = js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+		Name:              subject.Stream(shard),
+		Subjects:          []string{subject.StreamSubjects(shard)},
+		Storage:           jetstream.FileStorage,
+		Discard:           jetstream.DiscardOld,
+		MaxAge:            streamAge,
+		MaxMsgsPerSubject: 1_000_000,
+		Duplicates:        2 * time.Minute,
+		AllowDirect:       true,
+		AllowBatchPublish: true,
+		RePublish:         &jetstream.RePublish{Source: subject.StreamSubjects(shard), Destination: subject.Republish(shard)},
+		Metadata: map[string]string{
+			subject.MetadataShards: strconv.Itoa(shards),
+			subject.MetadataShard:  strconv.Itoa(shard),
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make stream %s: %w", subject.Stream(shard), err)
+	}
+	return &Stream{js: js, subject: subject.In(shard, Application), size: size, next: 1}, nil
+}
+
+// Publish sends the next events, rate a second or all at once if rate is 0, and returns
+// when JetStream has acknowledged all of them.
+func (s *Stream) Publish(ctx context.Context, events int, rate float64) error {
+	acks := make([]jetstream.PubAckFuture, 0, events)
+	err := pace(ctx, events, rate, func() error {
+		ack, err := s.js.PublishMsgAsync(s.message(), jetstream.WithStallWait(noStallLimit))
+		acks = append(acks, ack)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("publish event %d: %w", s.next-1, err)
+	}
+	for _, ack := range acks {
+		select {
+		case <-ack.Ok():
+		case err := <-ack.Err():
+			return fmt.Errorf("publish to %s: %w", s.subject, err)
+		case <-ctx.Done():
+			return fmt.Errorf("publish to %s: %w", s.subject, ctx.Err())
+		}
+	}
+	return nil
+}
+
+// message makes the next event as ingest publishes it.
+func (s *Stream) message() *nats.Msg {
+	now := time.Now()
+	m := nats.NewMsg(s.subject)
+	m.Data = AppendEvent(make([]byte, 0, s.size), s.next, now.UnixNano(), s.size)
+	m.Header.Set(jetstream.MsgIDHeader, "bench/0/"+strconv.FormatUint(s.next, 10))
+	m.Header.Set(event.HeaderChannel, channel)
+	m.Header.Set(event.HeaderDevice, device)
+	m.Header.Set(event.HeaderAppended, strconv.FormatInt(now.UnixMilli(), 10))
+	s.next++
+	return m
+}

@@ -1,0 +1,122 @@
+//go:build linux
+
+// Command bench measures Canopy beside the least that any server must do, in one run,
+// and writes bench/RESULTS.md. It starts everything it needs: NATS, an edge, the floor
+// and the clients, each a process of its own.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"canopy/bench/drain"
+	"canopy/bench/floor"
+	"canopy/bench/load"
+	"canopy/bench/under"
+)
+
+// options are the command line's flags.
+type options struct {
+	sockets    int
+	rounds     int
+	size       int
+	events     int
+	burst      int
+	floorBurst int
+	clients    int
+	rows       string
+	edge       string
+	out        string
+}
+
+func main() {
+	if len(os.Args) > 1 {
+		if serve, ok := children[os.Args[1]]; ok {
+			exit(serve(os.Stdin, os.Stdout))
+		}
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	opts, err := parse(os.Args[1:])
+	if errors.Is(err, flag.ErrHelp) {
+		return
+	}
+	if err == nil {
+		err = run(ctx, opts)
+	}
+	exit(err)
+}
+
+// children are the processes that this program starts of itself.
+var children = map[string]func(io.Reader, io.Writer) error{
+	drain.Command:     drain.Serve,
+	floor.Command:     floor.Serve,
+	under.NATSCommand: under.ServeNATS,
+}
+
+func exit(err error) {
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func parse(args []string) (options, error) {
+	var o options
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.IntVar(&o.sockets, "sockets", 10_000, "open `sockets` on the edge, and as many on the floor")
+	flags.IntVar(&o.rounds, "rounds", 5, "`rounds` that each figure is measured in, one after the other by turns")
+	flags.IntVar(&o.size, "size", 512, "`bytes` of each event's JSON, without the cursor")
+	flags.IntVar(&o.events, "events", 100, "`events` per round of row 1, one at a time")
+	flags.IntVar(&o.burst, "burst", 3_000, "`events` per round of row 2, all at once, to the edge")
+	flags.IntVar(&o.floorBurst, "floor-burst", 200, "`events` per round of row 2 to the floor, which takes the same time for each")
+	flags.IntVar(&o.clients, "clients", min(2, runtime.NumCPU()), "client `processes` per server")
+	flags.StringVar(&o.rows, "rows", "1,2,4", "`rows` to measure, separated by commas")
+	flags.StringVar(&o.edge, "edge", "", "`path` of a canopy-edge to measure; empty builds bin/canopy-edge")
+	flags.StringVar(&o.out, "out", "bench/RESULTS.md", "`file` for the results; - is standard output")
+	if err := flags.Parse(args); err != nil {
+		return o, err
+	}
+	return o, o.check()
+}
+
+func (o options) check() error {
+	var errs []error
+	for _, n := range []struct {
+		name  string
+		value int
+	}{
+		{"sockets", o.sockets}, {"rounds", o.rounds}, {"events", o.events}, {"burst", o.burst},
+		{"floor-burst", o.floorBurst}, {"clients", o.clients},
+	} {
+		if n.value < 1 {
+			errs = append(errs, fmt.Errorf("-%s: expected at least 1", n.name))
+		}
+	}
+	if o.sockets < o.clients {
+		errs = append(errs, errors.New("-sockets: expected one per client process at least"))
+	}
+	if err := load.CheckSize(o.size); err != nil {
+		errs = append(errs, fmt.Errorf("-size: %w", err))
+	}
+	for row := range strings.SplitSeq(o.rows, ",") {
+		if !slices.Contains([]string{"1", "2", "4"}, row) {
+			errs = append(errs, fmt.Errorf("-rows: row %q is not measured here; expected 1, 2 or 4", row))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// wants says whether row is to be measured.
+func (o options) wants(row string) bool { return slices.Contains(strings.Split(o.rows, ","), row) }

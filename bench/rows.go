@@ -1,0 +1,131 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"canopy/bench/report"
+	"canopy/bench/under"
+)
+
+// Goals of the rows.
+const (
+	goalCPU    = 1.15 // Canopy's CPU per delivery by the floor's
+	goalBurst  = 10   // Canopy's deliveries a second by the floor's
+	goalSocket = 1600 // bytes per idle socket
+)
+
+// rowOne is the CPU per delivery of events that come one at a time.
+func rowOne(ctx context.Context, o options, all []*contestant) (report.Row, error) {
+	samples, err := rounds(ctx, o, "1", all, func(*contestant) (int, int) { return o.events, 1 })
+	if err != nil {
+		return report.Row{}, err
+	}
+	row := report.Row{
+		Title: "1. CPU per delivery, one event at a time",
+		What: fmt.Sprintf("%d events of %d bytes, each sent when all %d sockets have had the one before. The processor time "+
+			"is that of the server's process, user and system, less what it uses without events.", o.events, o.size, o.sockets),
+	}
+	cpu := sample.cpuPerDelivery
+	for i := 1; i < len(all); i++ {
+		r := report.Result{Name: "ratio: Canopy to " + all[i].name, Values: ratios(samples[0], samples[i], cpu), Digits: 3}
+		if i == 1 {
+			r.Goal = &report.Goal{Value: goalCPU}
+		}
+		row.Results = append(row.Results, r)
+	}
+	for i, c := range all {
+		row.Results = append(row.Results, report.Result{Name: c.name, Values: each(samples[i], cpu), Unit: "ns"})
+	}
+	row.Head, row.Raw = rawTable(all, samples)
+	return row, nil
+}
+
+// rowTwo is the throughput of a burst.
+func rowTwo(ctx context.Context, o options, all []*contestant) (report.Row, error) {
+	samples, err := rounds(ctx, o, "2", all, func(c *contestant) (int, int) { return c.burst, c.burst })
+	if err != nil {
+		return report.Row{}, err
+	}
+	row := report.Row{
+		Title: "2. Deliveries per second in a burst",
+		What: fmt.Sprintf("%d events of %d bytes, published at once, to %d sockets; the time is from the first publish to the "+
+			"last delivery, the way through NATS included. The floor gets %d events: it calls write for each of them and socket, "+
+			"so its rate does not depend on their number.", o.burst, o.size, o.sockets, o.floorBurst),
+	}
+	for i := 1; i < len(all); i++ {
+		r := report.Result{Name: "ratio: Canopy to " + all[i].name, Values: ratios(samples[0], samples[i], sample.rate), Digits: 2}
+		if i == len(all)-1 { // the fastest floor
+			r.Goal = &report.Goal{AtLeast: true, Value: goalBurst}
+		}
+		row.Results = append(row.Results, r)
+	}
+	for i, c := range all {
+		row.Results = append(row.Results, report.Result{Name: c.name, Values: each(samples[i], sample.rate), Unit: "deliveries/s"})
+	}
+	row.Head, row.Raw = rawTable(all, samples)
+	return row, nil
+}
+
+func each(samples []sample, figure func(sample) float64) (values []float64) {
+	for _, s := range samples {
+		values = append(values, figure(s))
+	}
+	return values
+}
+
+// ratios are a's figures by b's, round by round.
+func ratios(a, b []sample, figure func(sample) float64) (values []float64) {
+	for i := range a {
+		values = append(values, figure(a[i])/figure(b[i]))
+	}
+	return values
+}
+
+func rawTable(all []*contestant, samples [][]sample) (head []string, raw [][]string) {
+	head = []string{"round", "server", "events", "deliveries", "seconds", "server's CPU seconds", "CPU ns per delivery",
+		"deliveries/s", "bytes on the wire", "bytes per delivery", "client's reads", "p50 ms", "p99 ms"}
+	for round := range samples[0] {
+		for i, c := range all {
+			s := samples[i][round]
+			raw = append(raw, []string{
+				strconv.Itoa(round + 1), c.name, strconv.Itoa(s.events), report.Count(s.deliveries),
+				fmt.Sprintf("%.3f", s.took.Seconds()), fmt.Sprintf("%.3f", s.cpu.Seconds()),
+				fmt.Sprintf("%.0f", s.cpuPerDelivery()), report.Count(uint64(s.rate())),
+				report.Count(s.bytes), fmt.Sprintf("%.1f", float64(s.bytes)/float64(s.deliveries)), report.Count(s.reads),
+				milliseconds(s.p50), milliseconds(s.p99),
+			})
+		}
+	}
+	return head, raw
+}
+
+func milliseconds(d time.Duration) string {
+	return fmt.Sprintf("%.1f", float64(d)/float64(time.Millisecond))
+}
+
+// rowFour is the memory per idle socket.
+func rowFour(o options, before, after under.Memory) report.Row {
+	per := func(a, b int64) []float64 { return []float64{float64(b-a) / float64(o.sockets)} }
+	return report.Row{
+		Title: "4. Memory per idle socket",
+		What: fmt.Sprintf("The edge's process before and after %d sockets were opened to one application, garbage collected "+
+			"both times, divided by the number of sockets. Resident memory has everything in it but the kernel's own buffers, "+
+			"also what the first socket of all needs.", o.sockets),
+		Results: []report.Result{
+			{Name: "resident memory per socket", Values: per(before.Resident, after.Resident), Unit: "bytes", Goal: &report.Goal{Value: goalSocket}},
+			{Name: "heap in use per socket", Values: per(before.HeapInUse, after.HeapInUse), Unit: "bytes"},
+			{Name: "stacks per socket", Values: per(before.Stacks, after.Stacks), Unit: "bytes"},
+		},
+		Head: []string{"sockets", "resident bytes", "heap in use, bytes", "stacks, bytes"},
+		Raw:  [][]string{memoryCells(0, before), memoryCells(o.sockets, after)},
+	}
+}
+
+func memoryCells(sockets int, m under.Memory) []string {
+	return []string{strconv.Itoa(sockets), report.Count(uint64(m.Resident)), report.Count(uint64(m.HeapInUse)), report.Count(uint64(m.Stacks))}
+}

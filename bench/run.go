@@ -1,0 +1,173 @@
+//go:build linux
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"canopy/bench/report"
+	"canopy/bench/under"
+)
+
+// run measures what o asks for and writes the report. A lost, repeated or reordered
+// event is an error, and then nothing is written.
+func run(ctx context.Context, o options) (err error) {
+	s := &stage{opts: o}
+	defer func() { err = errors.Join(err, s.close()) }()
+	rows, err := s.measure(ctx)
+	if err != nil {
+		return err
+	}
+	r := report.Report{Command: command(), Facts: facts(ctx), Notes: notes(o), Rows: rows}
+	if o.out == "-" {
+		return r.Write(os.Stdout)
+	}
+	return writeFile(o.out, r.Write)
+}
+
+func (s *stage) measure(ctx context.Context) (rows []report.Row, err error) {
+	if err := s.open(ctx); err != nil {
+		return nil, err
+	}
+	var before under.Memory
+	if s.opts.wants("4") {
+		if before, err = s.edge.Memory(ctx); err != nil {
+			return nil, err
+		}
+	}
+	edgeCrew, err := s.openSockets(s.edge.URL())
+	if err != nil {
+		return nil, err
+	}
+	var memory *report.Row
+	if s.opts.wants("4") {
+		after, err := s.edge.Memory(ctx)
+		if err != nil {
+			return nil, err
+		}
+		row := rowFour(s.opts, before, after)
+		memory = &row
+		progress("row 4: %s per socket", row.Results[0])
+	}
+	if s.opts.wants("1") || s.opts.wants("2") {
+		floorCrew, err := s.openFloor()
+		if err != nil {
+			return nil, err
+		}
+		all := s.contestants(edgeCrew, floorCrew)
+		if err := warm(ctx, all); err != nil {
+			return nil, err
+		}
+		for _, row := range []struct {
+			name string
+			run  func(context.Context, options, []*contestant) (report.Row, error)
+		}{{"1", rowOne}, {"2", rowTwo}} {
+			if !s.opts.wants(row.name) {
+				continue
+			}
+			r, err := row.run(ctx, s.opts, all)
+			if err != nil {
+				return nil, err
+			}
+			rows = append(rows, r)
+		}
+	}
+	if memory != nil {
+		rows = append(rows, *memory)
+	}
+	return rows, nil
+}
+
+func writeFile(name string, write func(io.Writer) error) error {
+	file, err := os.Create(name)
+	if err != nil {
+		return fmt.Errorf("make results file: %w", err)
+	}
+	if err := errors.Join(write(file), file.Close()); err != nil {
+		return err
+	}
+	progress("results are in %s", name)
+	return nil
+}
+
+func command() string {
+	return strings.Join(append([]string{"go run ./bench"}, os.Args[1:]...), " ")
+}
+
+func notes(o options) []string {
+	return []string{
+		"Servers, NATS and clients share the machine's cores, so absolute figures say little; " +
+			"a ratio compares two servers in the same run, round by round, by turns. " +
+			fmt.Sprintf("Each figure is the median of %s, with the smallest and the largest. ", plural(o.rounds, "round")) +
+			"Figures without a spread were measured once.",
+		"Every socket is read to the end by the same client, which checks that each one gets every event once and in order: " +
+			"a run in which that is not so fails and writes no results.",
+		"The floor is a bare loop that calls write once for each event and socket, with a frame as long as Canopy's that was made before. " +
+			"It knows no applications, no NATS and no slow clients. Neither server sends pings here.",
+	}
+}
+
+// facts are what a reader needs to know about where and when.
+func facts(ctx context.Context) []report.Fact {
+	var name unix.Utsname
+	_ = unix.Uname(&name) // the kernel is then empty
+	return []report.Fact{
+		{Name: "date", Value: time.Now().UTC().Format("2006-01-02 15:04 MST")},
+		{Name: "commit", Value: commit(ctx)},
+		{Name: "machine", Value: fmt.Sprintf("%s, %s, %s of memory", cpuModel(), plural(runtime.NumCPU(), "core"), memory())},
+		{Name: "system", Value: fmt.Sprintf("%s %s, %s, %s", runtime.GOOS, unix.ByteSliceToString(name.Release[:]), runtime.GOARCH, runtime.Version())},
+	}
+}
+
+func commit(ctx context.Context) string {
+	out, err := exec.CommandContext(ctx, "git", "rev-parse", "--short=12", "HEAD").Output()
+	if err != nil {
+		return "unknown"
+	}
+	text := strings.TrimSpace(string(out))
+	if changed, err := exec.CommandContext(ctx, "git", "status", "--porcelain", "--", "*.go", "go.mod").Output(); err != nil || len(changed) > 0 {
+		text += " with changes"
+	}
+	return text
+}
+
+func cpuModel() string {
+	if model := procField("/proc/cpuinfo", "model name"); model != "" {
+		return model
+	}
+	return "unknown processor"
+}
+
+func memory() string {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return "unknown amount"
+	}
+	return fmt.Sprintf("%.1f GiB", float64(info.Totalram)*float64(info.Unit)/(1<<30))
+}
+
+// procField is the value behind the first line of file that begins with name.
+func procField(file, name string) string {
+	f, err := os.Open(file)
+	if err != nil {
+		return ""
+	}
+	defer func() { _ = f.Close() }() // it was only read
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if key, value, ok := strings.Cut(lines.Text(), ":"); ok && strings.TrimSpace(key) == name {
+			return strings.TrimSpace(value)
+		}
+	}
+	return ""
+}

@@ -1,0 +1,136 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"canopy/bench/child"
+	"canopy/bench/drain"
+	"canopy/bench/floor"
+	"canopy/bench/load"
+	"canopy/bench/under"
+)
+
+const openPatience = 3 * time.Minute
+
+// stage is everything that runs while rows are measured.
+type stage struct {
+	opts   options
+	dir    string // temporary
+	nats   *child.Process
+	conn   *nats.Conn
+	stream *load.Stream
+	edge   *under.Edge
+	floor  *floor.Process
+	crews  []*drain.Crew
+}
+
+// open starts NATS and the edge, without sockets.
+func (s *stage) open(ctx context.Context) (err error) {
+	program := s.opts.edge
+	if program == "" {
+		if program, err = buildEdge(ctx); err != nil {
+			return err
+		}
+	}
+	if s.dir, err = os.MkdirTemp("", "canopy-bench-"); err != nil {
+		return fmt.Errorf("make temporary folder: %w", err)
+	}
+	var url string
+	if s.nats, url, err = under.StartNATS(filepath.Join(s.dir, "streams")); err != nil {
+		return err
+	}
+	if s.conn, err = nats.Connect(url, nats.Name("canopy-bench")); err != nil {
+		return fmt.Errorf("connect to NATS: %w", err)
+	}
+	if s.stream, err = load.OpenStream(ctx, s.conn, s.opts.size); err != nil {
+		return err
+	}
+	s.edge, err = under.StartEdge(ctx, under.EdgeConfig{
+		Program: program, NATS: url, Dir: s.dir,
+		// The floor sends no pings: neither must the edge while the two are compared.
+		Env: []string{"EDGE__PING__INTERVAL=1h", "RUNTIME__LOG__LEVEL=warn"},
+	})
+	return err
+}
+
+// buildEdge builds bin/canopy-edge from the sources of this module.
+func buildEdge(ctx context.Context) (string, error) {
+	mod, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
+	if err != nil {
+		return "", fmt.Errorf("find the module: %w", err)
+	}
+	root := filepath.Dir(strings.TrimSpace(string(mod)))
+	program := filepath.Join(root, "bin", "canopy-edge")
+	progress("building %s", program)
+	build := exec.CommandContext(ctx, "go", "build", "-o", program, "./edge")
+	build.Dir = root
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build edge: %w\n%s", err, out)
+	}
+	return program, nil
+}
+
+// openSockets opens the stage's number of sockets at url.
+func (s *stage) openSockets(url string) (*drain.Crew, error) {
+	start := time.Now()
+	crew, err := drain.Start(drain.Config{URL: url, Sockets: s.opts.sockets, First: 1}, s.opts.clients, openPatience)
+	if err != nil {
+		return nil, err
+	}
+	s.crews = append(s.crews, crew)
+	progress("%d sockets open at %s after %s", s.opts.sockets, url, time.Since(start).Round(time.Millisecond))
+	return crew, nil
+}
+
+// openFloor starts the floor with its sockets.
+func (s *stage) openFloor() (*drain.Crew, error) {
+	var err error
+	if s.floor, err = floor.Start(s.opts.size); err != nil {
+		return nil, err
+	}
+	crew, err := s.openSockets(s.floor.URL())
+	if err != nil {
+		return nil, err
+	}
+	return crew, s.floor.Opened(s.opts.sockets, openPatience)
+}
+
+// close ends everything, clients first.
+func (s *stage) close() error {
+	var errs []error
+	for _, crew := range s.crews {
+		errs = append(errs, crew.Stop())
+	}
+	if s.floor != nil {
+		errs = append(errs, s.floor.Stop())
+	}
+	if s.edge != nil {
+		errs = append(errs, s.edge.Stop())
+	}
+	if s.conn != nil {
+		s.conn.Close()
+	}
+	if s.nats != nil {
+		errs = append(errs, s.nats.Stop())
+	}
+	if s.dir != "" {
+		errs = append(errs, os.RemoveAll(s.dir))
+	}
+	return errors.Join(errs...)
+}
+
+// progress tells whoever waits what goes on.
+func progress(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, time.Now().Format("15:04:05 ")+format+"\n", args...)
+}

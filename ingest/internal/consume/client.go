@@ -1,0 +1,184 @@
+package consume
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl/plain"
+	"github.com/twmb/franz-go/pkg/sasl/scram"
+
+	"canopy/shared/config"
+)
+
+const (
+	// A new topic is seen after metadataAge, and then read after fetchWait at most.
+	metadataAge = 4 * time.Second
+	fetchWait   = 500 * time.Millisecond
+
+	// One fetch per broker is buffered, compressed; a batch in it may grow this large.
+	fetchBytes          = 8 << 20
+	fetchPartitionBytes = 1 << 20
+	decompressedBytes   = 128 << 20
+
+	sessionTimeout    = 20 * time.Second
+	heartbeatInterval = 2 * time.Second
+	rebalanceTimeout  = 60 * time.Second
+)
+
+// connectionOptions says where Kafka is and how to sign in. Its errors are mistakes in cfg.
+func connectionOptions(cfg config.Kafka) ([]kgo.Opt, error) {
+	security, err := securityOptions(cfg.Properties)
+	if err != nil {
+		return nil, err
+	}
+	return append(security,
+		kgo.SeedBrokers(cfg.BootstrapServers...),
+		kgo.ClientID("canopy-ingest"),
+		kgo.MetadataMaxAge(metadataAge),
+		kgo.MetadataMinAge(250*time.Millisecond),
+	), nil
+}
+
+// groupOptions says what is read and how. Its errors are mistakes in cfg.
+func groupOptions(cfg config.Ingest) ([]kgo.Opt, error) {
+	topics, isRegex, err := topicPatterns(cfg.Topics)
+	if err != nil {
+		return nil, err
+	}
+	opts := []kgo.Opt{
+		kgo.ConsumerGroup(cfg.Group),
+		kgo.ConsumeTopics(topics...),
+		kgo.DisableAutoCommit(),
+		kgo.BlockRebalanceOnPoll(),
+		// What has no committed offset is read from its start: that is what a topic
+		// made later needs. A group that starts at the end has offsets by then.
+		kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
+		kgo.FetchMaxBytes(fetchBytes),
+		kgo.FetchMaxPartitionBytes(fetchPartitionBytes),
+		kgo.FetchMaxWait(fetchWait),
+		kgo.MaxConcurrentFetches(1),
+		kgo.MaxDecompressBatchBytes(decompressedBytes),
+		kgo.SessionTimeout(sessionTimeout),
+		kgo.HeartbeatInterval(heartbeatInterval),
+		kgo.RebalanceTimeout(rebalanceTimeout),
+	}
+	if isRegex {
+		opts = append(opts, kgo.ConsumeRegex())
+	}
+	return opts, nil
+}
+
+// topicPatterns makes patterns of all topics if one of them is a pattern.
+func topicPatterns(topics []string) (list []string, isRegex bool, err error) {
+	for _, t := range topics {
+		isRegex = isRegex || strings.HasPrefix(t, "^")
+	}
+	for _, t := range topics {
+		if isRegex && !strings.HasPrefix(t, "^") {
+			t = "^" + regexp.QuoteMeta(t) + "$"
+		}
+		if isRegex {
+			if _, err := regexp.Compile(t); err != nil {
+				return nil, false, fmt.Errorf("read topic pattern: %w", err)
+			}
+		}
+		list = append(list, t)
+	}
+	if len(list) == 0 {
+		return nil, false, errors.New("read topics: there is none")
+	}
+	return list, isRegex, nil
+}
+
+func securityOptions(p config.KafkaProperties) ([]kgo.Opt, error) {
+	protocol := strings.ToLower(p.SecurityProtocol)
+	var opts []kgo.Opt
+	switch protocol {
+	case "", "plaintext", "sasl_plaintext":
+	case "ssl", "sasl_ssl":
+		t, err := tlsConfig(p)
+		if err != nil {
+			return nil, err
+		}
+		opts = append(opts, kgo.DialTLSConfig(t))
+	default:
+		return nil, fmt.Errorf("read Kafka security protocol: %q is unknown", p.SecurityProtocol)
+	}
+	if !strings.HasPrefix(protocol, "sasl_") {
+		return opts, nil
+	}
+	switch strings.ToUpper(p.SASLMechanism) {
+	case "PLAIN":
+		return append(opts, kgo.SASL(plain.Auth{User: p.SASLUsername, Pass: p.SASLPassword}.AsMechanism())), nil
+	case "SCRAM-SHA-256":
+		return append(opts, kgo.SASL(scram.Auth{User: p.SASLUsername, Pass: p.SASLPassword}.AsSha256Mechanism())), nil
+	case "SCRAM-SHA-512":
+		return append(opts, kgo.SASL(scram.Auth{User: p.SASLUsername, Pass: p.SASLPassword}.AsSha512Mechanism())), nil
+	}
+	return nil, fmt.Errorf("read Kafka SASL mechanism: %q is unknown", p.SASLMechanism)
+}
+
+func tlsConfig(p config.KafkaProperties) (*tls.Config, error) {
+	t := &tls.Config{MinVersion: tls.VersionTLS12}
+	if p.SSLCALocation != "" {
+		pem, err := os.ReadFile(p.SSLCALocation)
+		if err != nil {
+			return nil, fmt.Errorf("read Kafka CA: %w", err)
+		}
+		t.RootCAs = x509.NewCertPool()
+		if !t.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("read Kafka CA: no certificate in %s", p.SSLCALocation)
+		}
+	}
+	if p.SSLCertificateLocation != "" || p.SSLKeyLocation != "" {
+		pair, err := tls.LoadX509KeyPair(p.SSLCertificateLocation, p.SSLKeyLocation)
+		if err != nil {
+			return nil, fmt.Errorf("read Kafka client certificate: %w", err)
+		}
+		t.Certificates = []tls.Certificate{pair}
+	}
+	if strings.EqualFold(p.SSLEndpointIdentificationAlgorithm, "none") {
+		skipHostName(t)
+	}
+	return t, nil
+}
+
+// skipHostName checks the broker's chain of certificates, but not its name, which is what
+// librdkafka does for "none".
+func skipHostName(t *tls.Config) {
+	t.InsecureSkipVerify = true // VerifyConnection does the rest
+	t.VerifyConnection = func(s tls.ConnectionState) error {
+		o := x509.VerifyOptions{Roots: t.RootCAs, Intermediates: x509.NewCertPool()}
+		for _, c := range s.PeerCertificates[1:] {
+			o.Intermediates.AddCert(c)
+		}
+		_, err := s.PeerCertificates[0].Verify(o)
+		return err
+	}
+}
+
+// topicMatcher says of a topic's name whether it is one of topics.
+func topicMatcher(topics []string) (func(string) bool, error) {
+	list, isRegex, err := topicPatterns(topics)
+	if err != nil {
+		return nil, err
+	}
+	var patterns []*regexp.Regexp
+	for _, t := range list {
+		if !isRegex {
+			t = "^" + regexp.QuoteMeta(t) + "$"
+		}
+		patterns = append(patterns, regexp.MustCompile(t))
+	}
+	return func(name string) bool {
+		return slices.ContainsFunc(patterns, func(p *regexp.Regexp) bool { return p.MatchString(name) })
+	}, nil
+}
