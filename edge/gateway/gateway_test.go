@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -49,6 +50,8 @@ type stack struct {
 	admin string
 	file  string
 	stop  func() error
+
+	published int
 }
 
 // startEdge runs an edge until the test ends. change may be nil.
@@ -128,15 +131,23 @@ func (s *stack) dial(path string, header http.Header) *websocket.Conn {
 	return c
 }
 
-// publish puts a numbered event into the log and waits for the acknowledgement.
+// publish puts a numbered event into the log, once, and waits for the acknowledgement,
+// also if NATS is on its way back.
 func (s *stack) publish(application, channel string, n int) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
+	s.published++
+	id := jetstream.WithMsgID(strconv.Itoa(s.published))
 	body := fmt.Sprintf(`{"specversion":"1.0","id":"%d","type":"t","source":"s","data":{"app":%q,"n":%d}}`, n, application, n)
-	if _, err := s.js.PublishMsg(ctx, natstest.Message(shards, application, channel, body)); err != nil {
-		s.t.Fatalf("publish %d to %s: %v", n, application, err)
+	var err error
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+		ctx, cancel := context.WithTimeout(context.Background(), patience/20)
+		_, err = s.js.PublishMsg(ctx, natstest.Message(shards, application, channel, body), id)
+		cancel()
+		if err == nil {
+			return
+		}
 	}
+	s.t.Fatalf("publish %d to %s: %v", n, application, err)
 }
 
 type received struct {

@@ -76,6 +76,9 @@ func (r *refusal) write(w http.ResponseWriter) {
 	header.Set("Content-Length", strconv.Itoa(len(body)))
 	header.Set("Cache-Control", "no-store")
 	header.Set("X-Content-Type-Options", "nosniff")
+	if r.status == http.StatusBadRequest {
+		header.Set("Sec-WebSocket-Version", "13") // RFC 6455, 4.4: what the client could have asked for
+	}
 	if r.retryAfter > 0 {
 		header.Set("Retry-After", strconv.Itoa(r.retryAfter))
 	}

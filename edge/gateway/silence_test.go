@@ -1,0 +1,108 @@
+package gateway
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+	"testing"
+	"time"
+
+	"canopy/shared/config"
+)
+
+// rawDial opens a socket by hand: nothing answers Pings on it.
+func (s *stack) rawDial(path, behind string) (net.Conn, *bufio.Reader) {
+	s.t.Helper()
+	c, err := net.Dial("tcp", s.http)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { _ = c.Close() })
+	_ = c.SetDeadline(time.Now().Add(patience))
+	request := "GET " + path + " HTTP/1.1\r\nHost: canopy\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n" + behind
+	if _, err := io.WriteString(c, request); err != nil {
+		s.t.Fatal(err)
+	}
+	in := bufio.NewReader(c)
+	answer, err := http.ReadResponse(in, nil)
+	if err != nil || answer.StatusCode != http.StatusSwitchingProtocols {
+		s.t.Fatalf("open %s by hand: %v %v", path, answer, err)
+	}
+	return c, in
+}
+
+func TestASilentClientIsPingedThenDroppedAndOneThatAnswersStays(t *testing.T) {
+	s := startEdge(t, func(cfg *config.Config) {
+		cfg.Edge.Ping = config.Ping{Interval: time.Second, Timeout: time.Second}
+	})
+	_, silent := s.rawDial("/open-app", "")
+	c, answering := s.rawDial("/open-app", "")
+	ping := make([]byte, 2)
+	if _, err := io.ReadFull(silent, ping); err != nil || ping[0] != 0x89 || ping[1] != 0 {
+		t.Fatalf("the silent client got %x, %v; want a Ping", ping, err)
+	}
+	for range 3 { // so for longer than a silent one lives
+		if _, err := io.ReadFull(answering, ping); err != nil || ping[0] != 0x89 {
+			t.Fatalf("the answering client got %x, %v; want a Ping", ping, err)
+		}
+		if _, err := c.Write([]byte{0x8a, 0x80, 1, 2, 3, 4}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if rest, err := io.ReadAll(silent); err != nil || len(rest) > 2 {
+		t.Errorf("the silent client got %x, %v; want the end of the connection", rest, err)
+	}
+	s.publish("open-app", "", 1)
+	if b, err := answering.ReadByte(); err != nil || b&0x81 != 0x81 {
+		t.Errorf("the answering client got %x, %v; want an event or a Ping", b, err)
+	}
+}
+
+func TestFramesBehindTheHandshakeAreRead(t *testing.T) {
+	s := startEdge(t, nil)
+	ping := "\x89\x82\x00\x00\x00\x00hi"
+	_, in := s.rawDial("/open-app", ping)
+	pong := make([]byte, 4)
+	if _, err := io.ReadFull(in, pong); err != nil || string(pong) != "\x8a\x02hi" {
+		t.Fatalf("got %q, %v; want the Pong", pong, err)
+	}
+}
+
+func TestAnUnmaskedFrameIsAnsweredWith1002BeforeTheEnd(t *testing.T) {
+	s := startEdge(t, nil)
+	_, in := s.rawDial("/open-app", "\x81\x02hi")
+	b, err := io.ReadAll(in)
+	if err != nil || len(b) < 4 || b[0] != 0x88 || int(b[2])<<8|int(b[3]) != 1002 {
+		t.Fatalf("got %q, %v; want a close frame with 1002", b, err)
+	}
+}
+
+func TestPingsOfAClientThatDoesNotReadCostBoundedMemory(t *testing.T) {
+	s := startEdge(t, nil)
+	flood := make([]byte, 0, 131*1000)
+	for range 1000 {
+		flood = append(append(flood, 0x89, 0x80|125, 0, 0, 0, 0), make([]byte, 125)...)
+	}
+	c, in := s.rawDial("/open-app", "")
+	sent := 0
+	_ = c.SetWriteDeadline(time.Now().Add(3 * time.Second))
+	for sent < 64<<20 { // 64 MiB of Pings, and nothing is read
+		n, err := c.Write(flood)
+		sent += n
+		if err != nil {
+			break
+		}
+	}
+	if sent < 16<<20 {
+		t.Fatalf("the edge took only %d bytes", sent)
+	}
+	if held := s.metric("canopy_edge_socket_bytes"); held > 64<<10 {
+		t.Errorf("%v bytes wait for one socket", held)
+	}
+	got, err := in.Discard(127 * 1000)
+	if err != nil {
+		t.Errorf("after %d bytes of Pongs: %v", got, err)
+	}
+}
