@@ -18,12 +18,12 @@ import (
 const module = "canopy/"
 
 // tops are the folders at the top level that hold Go code, each with those of them that it
-// may import beside itself.
+// may import beside itself. What deploys and what measures serve each other's tests.
 var tops = map[string][]string{
 	"shared":      nil,
 	"ingest":      {"shared"},
 	"edge":        {"shared"},
-	"deployments": {"shared", "ingest", "edge"},
+	"deployments": {"shared", "ingest", "edge", "bench"},
 	"bench":       {"shared", "ingest", "edge", "deployments"},
 }
 

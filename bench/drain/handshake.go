@@ -157,8 +157,11 @@ func (t *target) bind(fd, i int) error {
 
 func (t *target) shakeHands(ctx context.Context, fd int) (early []byte, err error) {
 	n, err := unix.Write(fd, t.request)
-	if err != nil || n < len(t.request) {
-		return nil, fmt.Errorf("write handshake: %d of %d bytes taken: %w", n, len(t.request), err)
+	if err == nil && n < len(t.request) {
+		err = io.ErrShortWrite // a new socket takes far more than any sensible header
+	}
+	if err != nil {
+		return nil, fmt.Errorf("write handshake: %w", err)
 	}
 	var answer []byte
 	for {

@@ -31,8 +31,10 @@ import (
 )
 
 const (
-	// closeGrace is how long clients have to answer the last close frames of a drain.
-	closeGrace = 6 * time.Second
+	// closeGrace is how long clients have at most to answer the last close frames of a
+	// drain. After a short drain they have less, so that Ctrl-C on a desk is prompt.
+	closeGrace    = 6 * time.Second
+	minCloseGrace = time.Second
 
 	readHeaderTimeout = 10 * time.Second
 	idleTimeout       = 30 * time.Second
@@ -187,7 +189,7 @@ func (e *edge) drain() {
 	e.health.SetReady(false)
 	window := e.cfg.Edge.Drain
 	e.log.Info("edge drains", zap.Int("sockets", e.sessions.Len()), zap.Duration("over", window))
-	ctx, cancel := context.WithTimeout(context.Background(), window+closeGrace)
+	ctx, cancel := context.WithTimeout(context.Background(), window+min(closeGrace, max(minCloseGrace, window)))
 	defer cancel()
 	if err := e.server.Shutdown(ctx); err != nil {
 		_ = e.server.Close() // some request is stuck; its client sees a reset

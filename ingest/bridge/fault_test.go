@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -63,7 +64,7 @@ func TestOrderAndCompletenessSurviveRestartsOfNATSUnderLoad(t *testing.T) {
 	w := newWorld(t, kfake.SeedTopics(partitions, "events-foo"))
 	cfg := w.config()
 	i := w.run(cfg)
-	load := w.load("events-foo", partitions, 40, 2*time.Millisecond)
+	load := w.load("events-foo", partitions, 40, 10*time.Millisecond)
 	for range 4 {
 		before := w.count()
 		eventually(t, 20*time.Second, "records flow", func() bool { return w.count() > before+500 })
@@ -92,17 +93,10 @@ func TestCrashBetweenPublishAndCommitLosesNothingAndStoresNothingTwice(t *testin
 	w := newWorld(t, kfake.SeedTopics(1, "events-foo"))
 	// A Kafka that takes no commits makes every end a crash between publish and commit.
 	refused := make(chan struct{})
-	var once bool
-	var allow bool
+	var once sync.Once
 	w.kafka.ControlKey(int16(kmsg.OffsetCommit), func(req kmsg.Request) (kmsg.Response, error, bool) {
 		w.kafka.KeepControl()
-		if allow {
-			return nil, nil, false
-		}
-		if !once {
-			once = true
-			close(refused)
-		}
+		once.Do(func() { close(refused) })
 		r := req.(*kmsg.OffsetCommitRequest)
 		resp := r.ResponseKind().(*kmsg.OffsetCommitResponse)
 		for _, t := range r.Topics {
@@ -155,13 +149,13 @@ func TestRecordsThatCanNeverBeStoredAreSkippedAndTheirNeighboursAreNot(t *testin
 	i := w.run(cfg, zap.New(core))
 	eventually(t, 20*time.Second, "all is committed", func() bool { return w.committed("events-foo", 0) == 6 })
 	for name, want := range map[string]float64{
-		`canopy_ingest_refused_total{reason="too_large"}`:          1,
-		`canopy_ingest_refused_total{reason="header_too_large"}`:   1,
-		`canopy_ingest_malformed_total{reason="not-cloudevent"}`:   1,
-		`canopy_ingest_records_read_total`:                         6,
-		`canopy_ingest_records_published_total`:                    3,
-		`canopy_ingest_window_records`:                             0,
-		`canopy_ingest_window_bytes`:                               0,
+		`canopy_ingest_refused_total{reason="too_large"}`:        1,
+		`canopy_ingest_refused_total{reason="header_too_large"}`: 1,
+		`canopy_ingest_malformed_total{reason="not-cloudevent"}`: 1,
+		`canopy_ingest_records_read_total`:                       6,
+		`canopy_ingest_records_published_total`:                  3,
+		`canopy_ingest_window_records`:                           0,
+		`canopy_ingest_window_bytes`:                             0,
 	} {
 		if got := i.metric(name); got != want {
 			t.Errorf("%s = %v, want %v", name, got, want)
@@ -222,7 +216,7 @@ func TestRebalancesUnderLoadLoseNothingAndKeepOrder(t *testing.T) {
 	w := newWorld(t, kfake.SeedTopics(partitions, "events-foo"))
 	cfg := w.config()
 	first := w.run(cfg)
-	load := w.load("events-foo", partitions, 20, 2*time.Millisecond)
+	load := w.load("events-foo", partitions, 20, 10*time.Millisecond)
 	moves := 0
 	for range 2 {
 		before := w.count()
@@ -272,6 +266,22 @@ func TestNewTopicIsReadFromItsStartWithinTenSeconds(t *testing.T) {
 	}
 }
 
+func TestSecondIngestStartsThoughTheGroupHasCommittedNothingYet(t *testing.T) {
+	w := newWorld(t)
+	cfg := w.config()
+	cfg.Ingest.Start = "latest"
+	first := w.run(cfg)
+	eventually(t, 20*time.Second, "ready", first.ready)
+	if _, err := kadm.NewClient(w.prod).CreateTopic(context.Background(), 2, 1, nil, "events-foo"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 20*time.Second, "assigned", func() bool { return first.metric("canopy_ingest_partitions") == 2 })
+	second := w.run(cfg)
+	eventually(t, 20*time.Second, "shared", func() bool { return second.metric("canopy_ingest_partitions") == 1 })
+	w.produce(eventRecord("events-foo", 0, 0, `{}`), eventRecord("events-foo", 1, 0, `{}`))
+	eventually(t, 20*time.Second, "stored", func() bool { return w.count() == 2 })
+}
+
 func TestFirstTopicThatMatchesIsReadWithinTenSeconds(t *testing.T) {
 	w := newWorld(t)
 	cfg := w.config()
@@ -311,7 +321,7 @@ func TestTopicThatIsDeletedAndMadeAgainIsReadFromItsStart(t *testing.T) {
 	i.stop()
 	var events []string
 	for _, m := range w.stored("foo", cfg.Ingest.Shards) {
-		_, id, _ := bytes.Cut(m.Data, []byte(`"id":"`))
+		_, id, _ := bytes.Cut(m.Data(), []byte(`"id":"`))
 		id, _, _ = bytes.Cut(id, []byte(`"`))
 		events = append(events, string(id))
 	}

@@ -2,7 +2,6 @@ package bridge
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"strconv"
@@ -164,7 +163,7 @@ func (w *world) produce(rs ...*kgo.Record) {
 }
 
 // stored reads what app's stream holds of app, in its order.
-func (w *world) stored(app string, shards int) []*jetstream.RawStreamMsg {
+func (w *world) stored(app string, shards int) []jetstream.Msg {
 	w.t.Helper()
 	nc, err := nats.Connect(w.nats.ClientURL())
 	if err != nil {
@@ -178,7 +177,7 @@ func (w *world) stored(app string, shards int) []*jetstream.RawStreamMsg {
 	return readStream(w.t, js, subject.Shard(app, shards), app)
 }
 
-func readStream(t *testing.T, js jetstream.JetStream, shard int, app string) []*jetstream.RawStreamMsg {
+func readStream(t *testing.T, js jetstream.JetStream, shard int, app string) []jetstream.Msg {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
@@ -186,18 +185,28 @@ func readStream(t *testing.T, js jetstream.JetStream, shard int, app string) []*
 	if err != nil {
 		return nil
 	}
-	var list []*jetstream.RawStreamMsg
-	for seq := uint64(1); ; {
-		m, err := s.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(subject.In(shard, app)))
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			return list
-		}
+	c, err := s.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{FilterSubjects: []string{subject.In(shard, app)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := s.Info(ctx, jetstream.WithSubjectFilter(subject.In(shard, app)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	it, err := c.Messages()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer it.Stop()
+	var list []jetstream.Msg
+	for range info.State.Subjects[subject.In(shard, app)] {
+		m, err := it.Next(jetstream.NextContext(ctx))
 		if err != nil {
 			t.Fatal(err)
 		}
 		list = append(list, m)
-		seq = m.Sequence + 1
 	}
+	return list
 }
 
 // count is how many messages all streams hold.
@@ -225,13 +234,13 @@ func eventually(t *testing.T, within time.Duration, what string, ok func() bool)
 }
 
 // ids are the place in its partition of each message, by partition, from Nats-Msg-Id.
-func ids(t *testing.T, msgs []*jetstream.RawStreamMsg) map[string][]int {
+func ids(t *testing.T, msgs []jetstream.Msg) map[string][]int {
 	t.Helper()
 	byPartition := make(map[string][]int)
 	for _, m := range msgs {
-		id := strings.Split(m.Header.Get(nats.MsgIdHdr), "/")
+		id := strings.Split(m.Headers().Get(nats.MsgIdHdr), "/")
 		if len(id) < 3 {
-			t.Fatalf("Nats-Msg-Id %q", m.Header.Get(nats.MsgIdHdr))
+			t.Fatalf("Nats-Msg-Id %q", m.Headers().Get(nats.MsgIdHdr))
 		}
 		offset, err := strconv.Atoi(id[2])
 		if err != nil {
@@ -244,7 +253,7 @@ func ids(t *testing.T, msgs []*jetstream.RawStreamMsg) map[string][]int {
 }
 
 // checkOrder fails unless every partition's offsets are exactly 0 to n-1, in order.
-func checkOrder(t *testing.T, msgs []*jetstream.RawStreamMsg, partitions int, n int) {
+func checkOrder(t *testing.T, msgs []jetstream.Msg, partitions int, n int) {
 	t.Helper()
 	got := ids(t, msgs)
 	if len(got) != partitions {

@@ -170,7 +170,11 @@ func (c *Consumer) commitEnds(ctx context.Context, adm *kadm.Client) error {
 	if err != nil {
 		return fmt.Errorf("list ends of topics: %w", err)
 	}
-	if err := adm.CommitAllOffsets(ctx, c.cfg.Group, ends.Offsets()); err != nil {
+	err = adm.CommitAllOffsets(ctx, c.cfg.Group, ends.Offsets())
+	if errors.Is(err, kerr.UnknownMemberID) || errors.Is(err, kerr.RebalanceInProgress) {
+		return nil // the group has members, and so is not new
+	}
+	if err != nil {
 		return fmt.Errorf("commit ends of topics: %w", err)
 	}
 	c.log.Info("the new consumer group starts at the end of the topics", zap.Strings("topics", names))

@@ -113,7 +113,7 @@ func (c *Consumer) healTopics(fetches kgo.Fetches) {
 		}
 	})
 	for topic := range seen {
-		c.log.Warn("topic was deleted and made again: it is read from its start", zap.String("topic", topic))
+		c.log.Warn("topic was deleted; if it is made again, it is read from its start", zap.String("topic", topic))
 		c.drop(c.partitions.ofTopic(topic))
 		c.client.PurgeTopicsFromConsuming(topic)
 		if _, isRegex, _ := topicPatterns(c.cfg.Topics); !isRegex {

@@ -1,0 +1,89 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"canopy/bench/drain"
+	"canopy/bench/load"
+	"canopy/shared/event"
+)
+
+// TestMain lets the test's program be the bench's processes.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 {
+		if serve, ok := children[os.Args[1]]; ok {
+			if err := serve(os.Stdin, os.Stdout); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+			os.Exit(0)
+		}
+	}
+	os.Exit(m.Run())
+}
+
+func TestASmallBenchWritesEveryRow(t *testing.T) {
+	dir := t.TempDir()
+	edge, results := filepath.Join(dir, "canopy-edge"), filepath.Join(dir, "RESULTS.md")
+	if out, err := exec.Command("go", "build", "-o", edge, "../edge").CombinedOutput(); err != nil {
+		t.Fatalf("build edge: %v\n%s", err, out)
+	}
+	o, err := parse([]string{"-edge", edge, "-out", results, "-sockets", "51", "-rounds", "2", "-events", "3", "-burst", "100", "-floor-burst", "50"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := run(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(results)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"## 1. ", "## 2. ", "## 4. ", "| 2 | Canopy | 3 | 153 |", "| 2 | Canopy | 100 | 5,100 |", "| 2 | floor, 1 thread | 50 | 2,550 |"} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("results have no %q:\n%s", want, text)
+		}
+	}
+}
+
+func TestBadFlagsAreRefusedTogether(t *testing.T) {
+	_, err := parse([]string{"-sockets", "0", "-rounds", "0", "-size", "10", "-rows", "1,77"})
+	for _, want := range []string{"-sockets", "-rounds", "-size", "77"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v does not name %s", err, want)
+		}
+	}
+}
+
+func TestARunThatIsNotExactFails(t *testing.T) {
+	const events = 7
+	o := options{sockets: 10, size: load.MinSize}
+	good := drain.Snapshot{Sockets: 10, Open: 10, Events: 70, Bytes: uint64(70 * (4 + load.MinSize + event.CursorSuffixLen))}
+	if err := verify(good, o, events); err != nil {
+		t.Errorf("an exact run fails: %v", err)
+	}
+	for name, spoil := range map[string]func(*drain.Snapshot){
+		"lost":       func(s *drain.Snapshot) { s.Holes = 1 },
+		"repeated":   func(s *drain.Snapshot) { s.Repeats = 1 },
+		"reordered":  func(s *drain.Snapshot) { s.Reorders = 1 },
+		"malformed":  func(s *drain.Snapshot) { s.Malformed = 1 },
+		"too few":    func(s *drain.Snapshot) { s.Events-- },
+		"too many":   func(s *drain.Snapshot) { s.Events++ },
+		"gap events": func(s *drain.Snapshot) { s.Others = 1 },
+		"closed":     func(s *drain.Snapshot) { s.Open-- },
+		"too short":  func(s *drain.Snapshot) { s.Bytes = 70 * 100 },
+	} {
+		bad := good
+		spoil(&bad)
+		if verify(bad, o, events) == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
