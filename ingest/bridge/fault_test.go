@@ -60,6 +60,7 @@ func (w *world) committed(topic string, partition int32) int64 {
 }
 
 func TestOrderAndCompletenessSurviveRestartsOfNATSUnderLoad(t *testing.T) {
+	t.Parallel()
 	const partitions = 3
 	w := newWorld(t, kfake.SeedTopics(partitions, "events-foo"))
 	cfg := w.config()
@@ -89,6 +90,7 @@ func TestOrderAndCompletenessSurviveRestartsOfNATSUnderLoad(t *testing.T) {
 }
 
 func TestCrashBetweenPublishAndCommitLosesNothingAndStoresNothingTwice(t *testing.T) {
+	t.Parallel()
 	const n = 3000
 	w := newWorld(t, kfake.SeedTopics(1, "events-foo"))
 	// A Kafka that takes no commits makes every end a crash between publish and commit.
@@ -129,7 +131,8 @@ func TestCrashBetweenPublishAndCommitLosesNothingAndStoresNothingTwice(t *testin
 		t.Fatalf("committed %d: the fault did not happen", at)
 	}
 	second := w.run(cfg)
-	eventually(t, 30*time.Second, "all is read again", func() bool { return second.metric("canopy_ingest_duplicates_total") == n })
+	// franz-go may take the refusals for a reason to join anew and read once more.
+	eventually(t, 30*time.Second, "all is read again", func() bool { return second.metric("canopy_ingest_duplicates_total") >= n })
 	w.produce(eventRecord("events-foo", 0, n, `{}`))
 	eventually(t, 20*time.Second, "the next one is stored", func() bool { return w.count() == n+1 })
 	second.stop()
@@ -137,6 +140,7 @@ func TestCrashBetweenPublishAndCommitLosesNothingAndStoresNothingTwice(t *testin
 }
 
 func TestRecordsThatCanNeverBeStoredAreSkippedAndTheirNeighboursAreNot(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, kfake.SeedTopics(1, "events-foo"))
 	secret := strings.Repeat("s3cret", 60<<10)
 	big := eventRecord("events-foo", 0, 1, `"`+secret+`"`)
@@ -181,6 +185,7 @@ func TestRecordsThatCanNeverBeStoredAreSkippedAndTheirNeighboursAreNot(t *testin
 }
 
 func TestConnectionThatNATSEndsForGoodEndsIngestAndTheNextOneGoesOn(t *testing.T) {
+	t.Parallel()
 	// A server whose max_payload shrinks under a connection refuses what the client
 	// believes to fit, and nats.go does not connect again after that error.
 	w := newWorld(t, kfake.SeedTopics(1, "events-foo"))
@@ -212,6 +217,7 @@ func TestConnectionThatNATSEndsForGoodEndsIngestAndTheNextOneGoesOn(t *testing.T
 }
 
 func TestRebalancesUnderLoadLoseNothingAndKeepOrder(t *testing.T) {
+	t.Parallel()
 	const partitions = 6
 	w := newWorld(t, kfake.SeedTopics(partitions, "events-foo"))
 	cfg := w.config()
@@ -240,6 +246,7 @@ func TestRebalancesUnderLoadLoseNothingAndKeepOrder(t *testing.T) {
 }
 
 func TestNewTopicIsReadFromItsStartWithinTenSeconds(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ name, start string }{{"earliest", "earliest"}, {"latest", "latest"}} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t, kfake.SeedTopics(1, "events-old"))
@@ -267,6 +274,7 @@ func TestNewTopicIsReadFromItsStartWithinTenSeconds(t *testing.T) {
 }
 
 func TestSecondIngestStartsThoughTheGroupHasCommittedNothingYet(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	cfg := w.config()
 	cfg.Ingest.Start = "latest"
@@ -283,6 +291,7 @@ func TestSecondIngestStartsThoughTheGroupHasCommittedNothingYet(t *testing.T) {
 }
 
 func TestFirstTopicThatMatchesIsReadWithinTenSeconds(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	cfg := w.config()
 	i := w.run(cfg)
@@ -301,6 +310,7 @@ func (i *ingest) ready() bool {
 }
 
 func TestTopicThatIsDeletedAndMadeAgainIsReadFromItsStart(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, kfake.SeedTopics(1, "events-foo"))
 	cfg := w.config()
 	i := w.run(cfg)
@@ -331,12 +341,15 @@ func TestTopicThatIsDeletedAndMadeAgainIsReadFromItsStart(t *testing.T) {
 }
 
 func TestWindowBoundsWhatIsHeldWhileNATSIsAway(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, kfake.SeedTopics(2, "events-foo"))
 	cfg := w.config()
 	cfg.Ingest.Window = config64
 	i := w.run(cfg)
 	w.produce(eventRecord("events-foo", 0, 0, `{}`))
-	eventually(t, 20*time.Second, "stored", func() bool { return w.count() == 1 })
+	eventually(t, 20*time.Second, "acknowledged", func() bool {
+		return i.metric("canopy_ingest_records_published_total") == 1 && i.metric("canopy_ingest_window_records") == 0
+	})
 	w.stopNATS()
 	var rs []*kgo.Record
 	for k := range 2000 {
@@ -362,6 +375,7 @@ func TestWindowBoundsWhatIsHeldWhileNATSIsAway(t *testing.T) {
 }
 
 func TestOffsetsThatRetentionHasOvertakenAreCounted(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, kfake.SeedTopics(1, "events-foo"))
 	i := w.run(w.config())
 	for k := range 3 {
@@ -387,6 +401,7 @@ func TestOffsetsThatRetentionHasOvertakenAreCounted(t *testing.T) {
 }
 
 func TestStreamsAreMadeChangedAndTheirNumberIsWatched(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	cfg := w.config()
 	i := w.run(cfg)

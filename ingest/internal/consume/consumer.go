@@ -134,7 +134,7 @@ func New(kafka config.Kafka, cfg config.Ingest, sink Sink, log *zap.Logger, reg 
 // Check is a readiness check: an error if Kafka has not answered for some time.
 func (c *Consumer) Check() error {
 	if last := c.lastAnswer.Load(); time.Since(time.UnixMilli(last)) > 3*lookEvery {
-		return errors.New("Kafka does not answer")
+		return errors.New("no answer from Kafka")
 	}
 	return nil
 }

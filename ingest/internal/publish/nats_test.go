@@ -3,8 +3,10 @@ package publish
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -14,7 +16,6 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
-	dto "github.com/prometheus/client_model/go"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
@@ -25,20 +26,26 @@ import (
 
 func startServer(t testing.TB, o *server.Options) *server.Server {
 	t.Helper()
-	o.Host, o.NoLog, o.NoSigs, o.JetStream, o.StoreDir = "127.0.0.1", true, true, true, t.TempDir()
-	if o.Port == 0 {
-		o.Port = server.RANDOM_PORT
-	}
-	s, err := server.NewServer(o)
+	s, err := tryServer(t, o)
 	if err != nil {
 		t.Fatal(err)
+	}
+	return s
+}
+
+func tryServer(t testing.TB, o *server.Options) (*server.Server, error) {
+	o.Host, o.NoLog, o.NoSigs, o.JetStream, o.StoreDir = "127.0.0.1", true, true, true, t.TempDir()
+	o.Port = server.RANDOM_PORT
+	s, err := server.NewServer(o)
+	if err != nil {
+		return nil, err
 	}
 	s.Start()
 	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
 	if !s.ReadyForConnections(10 * time.Second) {
-		t.Fatal("NATS did not start")
+		return nil, errors.New("NATS did not start")
 	}
-	return s
+	return s, nil
 }
 
 func freePort(t testing.TB) int {
@@ -51,9 +58,25 @@ func freePort(t testing.TB) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-// startCluster starts three servers that are one cluster.
+// startCluster starts three servers that are one cluster. Their routes need known ports,
+// which others may have taken meanwhile: then it tries other ones.
 func startCluster(t testing.TB) []*server.Server {
 	t.Helper()
+	for range 3 {
+		list, err := tryCluster(t)
+		if err == nil {
+			eventually(t, 30*time.Second, "a meta leader", func() bool {
+				return slices.ContainsFunc(list, (*server.Server).JetStreamIsLeader)
+			})
+			return list
+		}
+		t.Log(err)
+	}
+	t.Fatal("no cluster started")
+	return nil
+}
+
+func tryCluster(t testing.TB) ([]*server.Server, error) {
 	ports := []int{freePort(t), freePort(t), freePort(t)}
 	var routes []string
 	for _, p := range ports {
@@ -61,21 +84,19 @@ func startCluster(t testing.TB) []*server.Server {
 	}
 	list := make([]*server.Server, len(ports))
 	for i, p := range ports {
-		list[i] = startServer(t, &server.Options{
+		var err error
+		if list[i], err = tryServer(t, &server.Options{
 			ServerName: fmt.Sprint("n", i),
-			Cluster:    server.ClusterOpts{Name: "c", Host: "127.0.0.1", Port: p},
+			Cluster:    server.ClusterOpts{Name: fmt.Sprint("c", ports[0]), Host: "127.0.0.1", Port: p},
 			Routes:     server.RoutesFromStr(strings.Join(routes, ",")),
-		})
-	}
-	eventually(t, 30*time.Second, "a meta leader", func() bool {
-		for _, s := range list {
-			if s.JetStreamIsLeader() {
-				return true
+		}); err != nil {
+			for _, s := range list[:i] {
+				s.Shutdown()
 			}
+			return nil, err
 		}
-		return false
-	})
-	return list
+	}
+	return list, nil
 }
 
 func eventually(t testing.TB, within time.Duration, what string, ok func() bool) {
@@ -402,7 +423,11 @@ func BenchmarkPublish(b *testing.B) {
 }
 
 func counterValue(c prometheus.Counter) float64 {
-	var m dto.Metric
-	_ = c.Write(&m)
-	return m.GetCounter().GetValue()
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(c)
+	families, err := reg.Gather()
+	if err != nil || len(families) != 1 {
+		return -1
+	}
+	return families[0].GetMetric()[0].GetCounter().GetValue()
 }
