@@ -146,7 +146,7 @@ func (c *contestant) measure(ctx context.Context, o options, events, group int) 
 	if err != nil {
 		return sample{}, err
 	}
-	if err := verify(seen, o, events); err != nil {
+	if err := verify(seen, o.sockets, o.size, events); err != nil {
 		return sample{}, fmt.Errorf("%s: %w", c.name, err)
 	}
 	return sample{
@@ -157,19 +157,19 @@ func (c *contestant) measure(ctx context.Context, o options, events, group int) 
 	}, nil
 }
 
-// verify is an error unless every socket got every event once, in order, and nothing
-// else.
-func verify(seen drain.Snapshot, o options, events int) error {
+// verify is an error unless each of sockets got events events, of size bytes, once and in
+// order, and nothing else.
+func verify(seen drain.Snapshot, sockets, size, events int) error {
 	if err := seen.Fault(); err != nil {
 		return err
 	}
-	if want := uint64(o.sockets * events); seen.Events != want {
+	if want := uint64(sockets * events); seen.Events != want {
 		return fmt.Errorf("%d deliveries instead of %d", seen.Events, want)
 	}
-	if seen.Others > 0 || seen.Open != o.sockets {
-		return fmt.Errorf("%d unexpected messages, %d sockets open of %d", seen.Others, seen.Open, o.sockets)
+	if seen.Others > 0 || seen.Open != sockets {
+		return fmt.Errorf("%d unexpected messages, %d sockets open of %d", seen.Others, seen.Open, sockets)
 	}
-	if least := seen.Events * uint64(o.size+event.CursorSuffixLen); seen.Bytes < least {
+	if least := seen.Events * uint64(size+event.CursorSuffixLen); seen.Bytes < least {
 		return fmt.Errorf("%d bytes came, fewer than %d", seen.Bytes, least)
 	}
 	return nil

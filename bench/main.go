@@ -16,6 +16,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -24,6 +25,9 @@ import (
 	"canopy/bench/load"
 	"canopy/bench/under"
 )
+
+// known are the rows that can be measured.
+var known = []string{"1", "2", "4", "6"}
 
 // options are the command line's flags.
 type options struct {
@@ -34,6 +38,7 @@ type options struct {
 	burst      int
 	floorBurst int
 	clients    int
+	stall      stallOptions
 	rows       string
 	edge       string
 	out        string
@@ -78,11 +83,16 @@ func parse(args []string) (options, error) {
 	flags.IntVar(&o.sockets, "sockets", 10_000, "open `sockets` on the edge, and as many on the floor")
 	flags.IntVar(&o.rounds, "rounds", 5, "`rounds` that each figure is measured in, one after the other by turns")
 	flags.IntVar(&o.size, "size", 512, "`bytes` of each event's JSON, without the cursor")
-	flags.IntVar(&o.events, "events", 100, "`events` per round of row 1, one at a time")
+	flags.IntVar(&o.events, "events", 25, "`events` per round of row 1, one at a time")
 	flags.IntVar(&o.burst, "burst", 3_000, "`events` per round of row 2, all at once, to the edge")
-	flags.IntVar(&o.floorBurst, "floor-burst", 200, "`events` per round of row 2 to the floor, which takes the same time for each")
+	flags.IntVar(&o.floorBurst, "floor-burst", 30, "`events` per round of row 2 to the floor, which takes the same time for each")
 	flags.IntVar(&o.clients, "clients", min(2, runtime.NumCPU()), "client `processes` per server")
-	flags.StringVar(&o.rows, "rows", "1,2,4", "`rows` to measure, separated by commas")
+	flags.IntVar(&o.stall.sockets, "stall-sockets", 5_000, "`sockets` of row 6 in all")
+	flags.IntVar(&o.stall.stalled, "stalled", 500, "`sockets` of row 6 that are not read in the phases with stalled readers")
+	flags.IntVar(&o.stall.burst, "stall-burst", 1_000, "`events` before each phase of row 6, all at once, that fill the stalled sockets' buffers")
+	flags.Float64Var(&o.stall.rate, "rate", 5, "`events` per second of row 6, evenly")
+	flags.DurationVar(&o.stall.phase, "phase", 8*time.Second, "`time` that each phase of row 6 is measured for")
+	flags.StringVar(&o.rows, "rows", strings.Join(known, ","), "`rows` to measure, separated by commas")
 	flags.StringVar(&o.edge, "edge", "", "`path` of a canopy-edge to measure; empty builds bin/canopy-edge")
 	flags.StringVar(&o.out, "out", "bench/RESULTS.md", "`file` for the results; - is standard output")
 	if err := flags.Parse(args); err != nil {
@@ -107,12 +117,13 @@ func (o options) check() error {
 	if o.sockets < o.clients {
 		errs = append(errs, errors.New("-sockets: expected one per client process at least"))
 	}
+	errs = append(errs, o.stall.check(o.clients))
 	if err := load.CheckSize(o.size); err != nil {
 		errs = append(errs, fmt.Errorf("-size: %w", err))
 	}
 	for row := range strings.SplitSeq(o.rows, ",") {
-		if !slices.Contains([]string{"1", "2", "4"}, row) {
-			errs = append(errs, fmt.Errorf("-rows: row %q is not measured here; expected 1, 2 or 4", row))
+		if !slices.Contains(known, row) {
+			errs = append(errs, fmt.Errorf("-rows: row %q is not measured here; expected some of %v", row, known))
 		}
 	}
 	return errors.Join(errs...)

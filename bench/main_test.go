@@ -12,6 +12,7 @@ import (
 
 	"canopy/bench/drain"
 	"canopy/bench/load"
+	"canopy/bench/under"
 	"canopy/shared/event"
 )
 
@@ -29,13 +30,19 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-func TestASmallBenchWritesEveryRow(t *testing.T) {
-	dir := t.TempDir()
-	edge, results := filepath.Join(dir, "canopy-edge"), filepath.Join(dir, "RESULTS.md")
+func builtEdge(t *testing.T) string {
+	t.Helper()
+	edge := filepath.Join(t.TempDir(), "canopy-edge")
 	if out, err := exec.Command("go", "build", "-o", edge, "../edge").CombinedOutput(); err != nil {
 		t.Fatalf("build edge: %v\n%s", err, out)
 	}
-	o, err := parse([]string{"-edge", edge, "-out", results, "-sockets", "51", "-rounds", "2", "-events", "3", "-burst", "100", "-floor-burst", "50"})
+	return edge
+}
+
+func TestASmallBenchWritesEveryRow(t *testing.T) {
+	edge, results := builtEdge(t), filepath.Join(t.TempDir(), "RESULTS.md")
+	o, err := parse([]string{"-edge", edge, "-out", results, "-sockets", "51", "-rounds", "2", "-events", "3", "-burst", "100", "-floor-burst", "50",
+		"-stall-sockets", "60", "-stalled", "10", "-rate", "25", "-phase", "2s"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,16 +53,48 @@ func TestASmallBenchWritesEveryRow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"## 1. ", "## 2. ", "## 4. ", "| 2 | Canopy | 3 | 153 |", "| 2 | Canopy | 100 | 5,100 |", "| 2 | floor, 1 thread | 50 | 2,550 |"} {
+	for _, want := range []string{"## 1. ", "## 2. ", "## 4. ", "## 6. ", "| 2 | Canopy | 3 | 153 |", "| 2 | Canopy | 100 | 5,100 |", "| 2 | floor, 1 thread | 50 | 2,550 |",
+		"| 2 | stalled | 50 | 2,500 |", "| 10 | 1"} {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("results have no %q:\n%s", want, text)
 		}
 	}
 }
 
+func TestARunInWhichNobodyStallsFails(t *testing.T) {
+	results := filepath.Join(t.TempDir(), "RESULTS.md")
+	o, err := parse([]string{"-edge", builtEdge(t), "-out", results, "-rows", "6", "-rounds", "1",
+		"-stall-sockets", "20", "-stalled", "5", "-stall-burst", "1", "-rate", "10", "-phase", "2s"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := run(t.Context(), o); err == nil || !strings.Contains(err.Error(), "none has stalled") {
+		t.Errorf("error is %v", err)
+	}
+	if _, err := os.Stat(results); err == nil {
+		t.Error("results were written")
+	}
+}
+
+func TestADisturbedNATSFailsTheRun(t *testing.T) {
+	before := under.NATSCounts{Connections: 3, Total: 5, SlowConsumers: 1}
+	if err := undisturbed(before, before); err != nil {
+		t.Errorf("an undisturbed NATS fails: %v", err)
+	}
+	for _, after := range []under.NATSCounts{
+		{Connections: 2, Total: 5, SlowConsumers: 1}, {Connections: 3, Total: 6, SlowConsumers: 1},
+		{Connections: 3, Total: 5, SlowConsumers: 2}, {Connections: 3, Total: 5, SlowConsumers: 1, Stale: 1},
+	} {
+		if undisturbed(before, after) == nil {
+			t.Errorf("%+v: no error", after)
+		}
+	}
+}
+
 func TestBadFlagsAreRefusedTogether(t *testing.T) {
-	_, err := parse([]string{"-sockets", "0", "-rounds", "0", "-size", "10", "-rows", "1,77"})
-	for _, want := range []string{"-sockets", "-rounds", "-size", "77"} {
+	_, err := parse([]string{"-sockets", "0", "-rounds", "0", "-size", "10", "-rows", "1,77",
+		"-stall-sockets", "5", "-stalled", "5", "-stall-burst", "0", "-rate", "0", "-phase", "1s"})
+	for _, want := range []string{"-sockets", "-rounds", "-size", "77", "-stalled", "-stall-burst", "-rate", "-phase"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v does not name %s", err, want)
 		}
@@ -63,10 +102,9 @@ func TestBadFlagsAreRefusedTogether(t *testing.T) {
 }
 
 func TestARunThatIsNotExactFails(t *testing.T) {
-	const events = 7
-	o := options{sockets: 10, size: load.MinSize}
+	const sockets, events = 10, 7
 	good := drain.Snapshot{Sockets: 10, Open: 10, Events: 70, Bytes: uint64(70 * (4 + load.MinSize + event.CursorSuffixLen))}
-	if err := verify(good, o, events); err != nil {
+	if err := verify(good, sockets, load.MinSize, events); err != nil {
 		t.Errorf("an exact run fails: %v", err)
 	}
 	for name, spoil := range map[string]func(*drain.Snapshot){
@@ -82,7 +120,7 @@ func TestARunThatIsNotExactFails(t *testing.T) {
 	} {
 		bad := good
 		spoil(&bad)
-		if verify(bad, o, events) == nil {
+		if verify(bad, sockets, load.MinSize, events) == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}

@@ -23,9 +23,12 @@ import (
 // run measures what o asks for and writes the report. A lost, repeated or reordered
 // event is an error, and then nothing is written.
 func run(ctx context.Context, o options) (err error) {
-	s := &stage{opts: o}
-	defer func() { err = errors.Join(err, s.close()) }()
-	rows, err := s.measure(ctx)
+	if o.edge == "" {
+		if o.edge, err = buildEdge(ctx); err != nil {
+			return err
+		}
+	}
+	rows, err := measure(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -36,7 +39,26 @@ func run(ctx context.Context, o options) (err error) {
 	return writeFile(o.out, r.Write)
 }
 
-func (s *stage) measure(ctx context.Context) (rows []report.Row, err error) {
+func measure(ctx context.Context, o options) (rows []report.Row, err error) {
+	if o.wants("1") || o.wants("2") || o.wants("4") {
+		if rows, err = compare(ctx, o); err != nil {
+			return nil, err
+		}
+	}
+	if o.wants("6") {
+		row, err := rowSix(ctx, o)
+		if err != nil {
+			return nil, fmt.Errorf("row 6: %w", err)
+		}
+		rows = append(rows, row)
+	}
+	return rows, nil
+}
+
+// compare measures the rows in which the edge stands beside the floor.
+func compare(ctx context.Context, o options) (rows []report.Row, err error) {
+	s := &stage{opts: o}
+	defer func() { err = errors.Join(err, s.close()) }()
 	if err := s.open(ctx); err != nil {
 		return nil, err
 	}
@@ -46,7 +68,7 @@ func (s *stage) measure(ctx context.Context) (rows []report.Row, err error) {
 			return nil, err
 		}
 	}
-	edgeCrew, err := s.openSockets(s.edge.URL())
+	edgeCrew, err := s.openSockets(s.edge.URL(), o.sockets)
 	if err != nil {
 		return nil, err
 	}
@@ -106,16 +128,19 @@ func command() string {
 }
 
 func notes(o options) []string {
-	return []string{
+	all := []string{
 		"Servers, NATS and clients share the machine's cores, so absolute figures say little; " +
 			"a ratio compares two servers in the same run, round by round, by turns. " +
 			fmt.Sprintf("Each figure is the median of %s, with the smallest and the largest. ", plural(o.rounds, "round")) +
 			"Figures without a spread were measured once.",
-		"Every socket is read to the end by the same client, which checks that each one gets every event once and in order: " +
+		"Every socket that does not stall on purpose is read to the end by the same client, which checks that each one gets every event once and in order: " +
 			"a run in which that is not so fails and writes no results.",
-		"The floor is a bare loop that calls write once for each event and socket, with a frame as long as Canopy's that was made before. " +
-			"It knows no applications, no NATS and no slow clients. Neither server sends pings here.",
 	}
+	if o.wants("1") || o.wants("2") {
+		all = append(all, "The floor is a bare loop that calls write once for each event and socket, with a frame as long as Canopy's that was made before. "+
+			"It knows no applications, no NATS and no slow clients. Neither server sends pings here.")
+	}
+	return all
 }
 
 // facts are what a reader needs to know about where and when.

@@ -14,7 +14,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"canopy/bench/child"
 	"canopy/bench/drain"
 	"canopy/bench/floor"
 	"canopy/bench/load"
@@ -27,7 +26,7 @@ const openPatience = 3 * time.Minute
 type stage struct {
 	opts   options
 	dir    string // temporary
-	nats   *child.Process
+	nats   *under.NATS
 	conn   *nats.Conn
 	stream *load.Stream
 	edge   *under.Edge
@@ -35,31 +34,25 @@ type stage struct {
 	crews  []*drain.Crew
 }
 
-// open starts NATS and the edge, without sockets.
-func (s *stage) open(ctx context.Context) (err error) {
-	program := s.opts.edge
-	if program == "" {
-		if program, err = buildEdge(ctx); err != nil {
-			return err
-		}
-	}
+// open starts NATS and the edge of opts.edge, without sockets. settings are the edge's,
+// beside what every row needs.
+func (s *stage) open(ctx context.Context, settings ...string) (err error) {
 	if s.dir, err = os.MkdirTemp("", "canopy-bench-"); err != nil {
 		return fmt.Errorf("make temporary folder: %w", err)
 	}
-	var url string
-	if s.nats, url, err = under.StartNATS(filepath.Join(s.dir, "streams")); err != nil {
+	if s.nats, err = under.StartNATS(filepath.Join(s.dir, "streams")); err != nil {
 		return err
 	}
-	if s.conn, err = nats.Connect(url, nats.Name("canopy-bench")); err != nil {
+	if s.conn, err = nats.Connect(s.nats.URL(), nats.Name("canopy-bench")); err != nil {
 		return fmt.Errorf("connect to NATS: %w", err)
 	}
 	if s.stream, err = load.OpenStream(ctx, s.conn, s.opts.size); err != nil {
 		return err
 	}
 	s.edge, err = under.StartEdge(ctx, under.EdgeConfig{
-		Program: program, NATS: url, Dir: s.dir,
+		Program: s.opts.edge, NATS: s.nats.URL(), Dir: s.dir,
 		// The floor sends no pings: neither must the edge while the two are compared.
-		Env: []string{"EDGE__PING__INTERVAL=1h", "RUNTIME__LOG__LEVEL=warn"},
+		Env: append([]string{"EDGE__PING__INTERVAL=1h", "RUNTIME__LOG__LEVEL=warn"}, settings...),
 	})
 	return err
 }
@@ -81,15 +74,15 @@ func buildEdge(ctx context.Context) (string, error) {
 	return program, nil
 }
 
-// openSockets opens the stage's number of sockets at url.
-func (s *stage) openSockets(url string) (*drain.Crew, error) {
+// openSockets opens sockets at url that are read until the stage closes.
+func (s *stage) openSockets(url string, sockets int) (*drain.Crew, error) {
 	start := time.Now()
-	crew, err := drain.Start(drain.Config{URL: url, Sockets: s.opts.sockets, First: 1}, s.opts.clients, openPatience)
+	crew, err := drain.Start(drain.Config{URL: url, Sockets: sockets, First: 1}, s.opts.clients, openPatience)
 	if err != nil {
 		return nil, err
 	}
 	s.crews = append(s.crews, crew)
-	progress("%d sockets open at %s after %s", s.opts.sockets, url, time.Since(start).Round(time.Millisecond))
+	progress("%d sockets open at %s after %s", sockets, url, time.Since(start).Round(time.Millisecond))
 	return crew, nil
 }
 
@@ -99,7 +92,7 @@ func (s *stage) openFloor() (*drain.Crew, error) {
 	if s.floor, err = floor.Start(s.opts.size); err != nil {
 		return nil, err
 	}
-	crew, err := s.openSockets(s.floor.URL())
+	crew, err := s.openSockets(s.floor.URL(), s.opts.sockets)
 	if err != nil {
 		return nil, err
 	}

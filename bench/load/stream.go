@@ -62,6 +62,9 @@ func OpenStream(ctx context.Context, nc *nats.Conn, size int) (*Stream, error) {
 	return &Stream{js: js, subject: subject.In(shard, Application), size: size, next: 1}, nil
 }
 
+// Next is the number of the event that comes next.
+func (s *Stream) Next() uint64 { return s.next }
+
 // Publish sends the next events, rate a second or all at once if rate is 0, and returns
 // when JetStream has acknowledged all of them.
 func (s *Stream) Publish(ctx context.Context, events int, rate float64) error {

@@ -25,6 +25,7 @@ type Row struct {
 	Title   string
 	What    string // what was done, and how it was counted
 	Results []Result
+	Shows   []string // in words, for who does not know the figures' names
 	Head    []string // of the table of raw counts
 	Raw     [][]string
 }
@@ -111,6 +112,9 @@ func (row Row) write(b *strings.Builder) {
 	line(b, []string{"---", "---", "---"})
 	for _, r := range row.Results {
 		line(b, []string{r.Name, r.String(), r.Verdict()})
+	}
+	if len(row.Shows) > 0 {
+		b.WriteString("\nWhat this run shows:\n\n- " + strings.Join(row.Shows, "\n- ") + "\n")
 	}
 	if len(row.Raw) == 0 {
 		return

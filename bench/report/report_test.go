@@ -30,12 +30,14 @@ func TestTheReportIsMarkdown(t *testing.T) {
 		Rows: []Row{{
 			Title: "1. Writing", What: "Written often.",
 			Results: []Result{{Name: "ratio", Values: []float64{2}}},
+			Shows:   []string{"It writes.", "It ends."},
 			Head:    []string{"round", "writes"}, Raw: [][]string{{"1", Count(1234567)}},
 		}},
 	}.Write(&b)
 	const want = "# Canopy's bench: results\n\nMade by `go run ./bench`; do not edit.\n\n- machine: 2 cores\n" +
 		"\nAll in one run.\n\n## 1. Writing\n\nWritten often.\n\n" +
 		"| figure | median (smallest to largest) | goal |\n| --- | --- | --- |\n| ratio | 2 |  |\n" +
+		"\nWhat this run shows:\n\n- It writes.\n- It ends.\n" +
 		"\nRaw counts:\n\n| round | writes |\n| --- | --- |\n| 1 | 1,234,567 |\n"
 	if err != nil || b.String() != want {
 		t.Errorf("%v:\n%s", err, b.String())

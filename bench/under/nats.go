@@ -21,11 +21,20 @@ const NATSCommand = "nats"
 const natsPatience = 20 * time.Second
 
 type natsQuestion struct {
-	Store string `json:"store"` // folder for streams
+	Do    string `json:"do"`              // start, counts
+	Store string `json:"store,omitempty"` // folder for streams
 }
 
-// ServeNATS is a NATS server process with JetStream. It starts with the first question
-// and ends with in.
+// NATSCounts is what a NATS server says about those who are connected to it.
+type NATSCounts struct {
+	Connections   int    `json:"connections"`    // at the moment
+	Total         uint64 `json:"total"`          // ever; a reconnection counts again
+	SlowConsumers int64  `json:"slow_consumers"` // cut off because they did not read fast enough
+	Stale         int64  `json:"stale"`          // cut off because they answered no ping
+}
+
+// ServeNATS is a NATS server process with JetStream. It starts when it is asked to and
+// ends with in.
 func ServeNATS(in io.Reader, out io.Writer) error {
 	var running *server.Server
 	defer func() {
@@ -35,8 +44,11 @@ func ServeNATS(in io.Reader, out io.Writer) error {
 		}
 	}()
 	return child.Serve(in, out, func(q natsQuestion) (any, error) {
-		if running != nil {
-			return nil, errors.New("the server runs already")
+		switch {
+		case q.Do == "counts" && running != nil:
+			return counts(running)
+		case q.Do != "start" || running != nil:
+			return nil, fmt.Errorf("%s: not now", q.Do)
 		}
 		s, err := server.NewServer(&server.Options{
 			Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: q.Store,
@@ -55,14 +67,42 @@ func ServeNATS(in io.Reader, out io.Writer) error {
 	})
 }
 
-// StartNATS starts a server that stores its streams in the folder store, and gives its
-// URL. The program must serve NATSCommand.
-func StartNATS(store string) (p *child.Process, url string, err error) {
-	if p, err = child.Start(NATSCommand); err != nil {
-		return nil, "", err
+func counts(s *server.Server) (NATSCounts, error) {
+	v, err := s.Varz(nil)
+	if err != nil {
+		return NATSCounts{}, fmt.Errorf("read server's counts: %w", err)
 	}
-	if err := p.Ask(natsQuestion{Store: store}, &url); err != nil {
-		return nil, "", errors.Join(err, p.Stop())
-	}
-	return p, url, nil
+	return NATSCounts{v.Connections, v.TotalConnections, v.SlowConsumers, v.StaleConnections}, nil
 }
+
+// NATS is a running NATS server. Its methods may be called from any goroutine.
+type NATS struct {
+	process *child.Process
+	url     string
+}
+
+// StartNATS starts a server that stores its streams in the folder store. The program
+// must serve NATSCommand.
+func StartNATS(store string) (*NATS, error) {
+	p, err := child.Start(NATSCommand)
+	if err != nil {
+		return nil, err
+	}
+	n := &NATS{process: p}
+	if err := p.Ask(natsQuestion{Do: "start", Store: store}, &n.url); err != nil {
+		return nil, errors.Join(err, p.Stop())
+	}
+	return n, nil
+}
+
+// URL is where clients connect.
+func (n *NATS) URL() string { return n.url }
+
+// Counts asks the server about its connections.
+func (n *NATS) Counts() (c NATSCounts, err error) {
+	err = n.process.Ask(natsQuestion{Do: "counts"}, &c)
+	return c, err
+}
+
+// Stop ends the server.
+func (n *NATS) Stop() error { return n.process.Stop() }

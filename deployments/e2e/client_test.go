@@ -32,6 +32,9 @@ func (w *world) fleet(name, channel string, sockets int, change ...func(*drain.C
 	return f
 }
 
+// anyFirst lets sockets join a sequence that is under way.
+func anyFirst(cfg *drain.Config) { cfg.First = 0 }
+
 // path is what a socket asks for. An empty channel is none.
 func (w *world) path(name, channel string) string {
 	path := "/" + url.PathEscape(w.app(name))

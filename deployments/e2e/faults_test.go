@@ -5,7 +5,6 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -17,8 +16,13 @@ import (
 	"canopy/shared/topic"
 )
 
-// rounds is how often a fault is repeated.
-const rounds = 10
+const (
+	// rounds is how often a fault is repeated.
+	rounds = 10
+
+	// rate is that of the load, in events of each source a second.
+	rate = 300
+)
 
 // crowd is what watches a load: for each of its sources a fleet of sockets.
 type crowd struct {
@@ -89,7 +93,7 @@ func TestSocketsMissNothingWhenNATSIsRestartedUnderLoad(t *testing.T) {
 	w.startIngest(w.natsURL)
 	w.startEdge(w.natsURL)
 	c := w.gather(watched)
-	load := w.startLoad(500, 0, watched...)
+	load := w.startLoad(rate, 0, watched...)
 	for range rounds {
 		c.awaitMore(200)
 		w.nats.Down()
@@ -108,21 +112,37 @@ func TestSocketsMissNothingWhenNATSIsRestartedUnderLoad(t *testing.T) {
 
 func TestSocketsMissNothingAndGetNothingTwiceWhenIngestIsKilled(t *testing.T) {
 	w := newWorld(t, setup{public: watchedTopics})
-	ingest := w.startChild(w.natsURL)
+	var deaf atomic.Bool
+	proxy := natstest.StartProxy(t, w.natsURL, func(string) bool { return deaf.Load() })
+	ingest := w.startChild(proxy.URL())
 	w.startEdge(w.natsURL)
 	c := w.gather(watched)
-	load := w.startLoad(500, 0, watched...)
-	for kills := 0; kills < rounds; {
+	load := w.startLoad(rate, 0, watched...)
+	for kills, tries := 0, 0; kills < rounds; tries++ {
+		if tries == 3*rounds {
+			t.Fatalf("only %d of %d kills came between publish and commit", kills, tries)
+		}
 		c.awaitMore(100)
-		// Sockets have had more than is committed: a kill falls between publish and commit.
-		eventually(t, "events wait for a commit", func() bool { return c.seen() > w.committed(watched)+50 })
+		if tries%2 == 0 {
+			// Without acknowledgements nothing more may be committed, for longer than
+			// commits are apart, although ingest reads on.
+			deaf.Store(true)
+			from := load.count.Load()
+			eventually(t, "records wait for acknowledgements", func() bool {
+				waiting := w.metric(ingest.health, "canopy_ingest_window_records")
+				return load.count.Load() > from+rate*3/2 && waiting > rate*3/2 && c.uncommitted() > 0
+			})
+		} else {
+			eventually(t, "events wait for a commit", func() bool { return c.uncommitted() > 50 })
+		}
 		if !ingest.kill() {
 			t.FailNow()
 		}
-		published, committed := c.seen(), w.committed(watched)
+		deaf.Store(false)
+		uncommitted := c.uncommitted()
 		w.bury()
-		ingest = w.startChild(w.natsURL)
-		if published <= committed {
+		ingest = w.startChild(proxy.URL())
+		if uncommitted == 0 {
 			continue // a commit came at the last moment, so this kill proves nothing
 		}
 		kills++
@@ -142,21 +162,24 @@ func (w *world) startChild(natsURL string) *process {
 		"RUNTIME__LOG__LEVEL=warn", "RUNTIME__LOG__FORMAT=console"))
 }
 
-// committed is how many records of each source are committed in Kafka; of the one of which
-// most are.
-func (w *world) committed(sources []source) uint64 {
-	w.t.Helper()
+// uncommitted is how many events sockets have had of the source of which most are not
+// committed in Kafka.
+func (c *crowd) uncommitted() uint64 {
+	c.w.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	offsets, err := w.admin.FetchOffsets(ctx, w.prefix)
+	offsets, err := c.w.admin.FetchOffsets(ctx, c.w.prefix)
 	if err != nil {
-		w.t.Fatalf("read committed offsets: %v", err)
+		c.w.t.Fatalf("read committed offsets: %v", err)
 	}
 	most := uint64(0)
-	for _, s := range sources {
-		if o, ok := offsets.Lookup(topic.Of(w.app(s.application)), s.partition); ok && o.At > 0 {
-			most = max(most, uint64(o.At))
+	for i, s := range c.sources {
+		committed := uint64(0)
+		if o, ok := offsets.Lookup(topic.Of(c.w.app(s.application)), s.partition); ok {
+			committed = uint64(max(0, o.At))
 		}
+		seen := had(c.fleets[i])
+		most = max(most, seen-min(seen, committed))
 	}
 	return most
 }
@@ -193,14 +216,14 @@ func TestOrderAndCompletenessSurvivePublishesThatFailInTheMiddleOfAWindow(t *tes
 	w.startIngest(proxy.URL())
 	w.startEdge(w.natsURL)
 	c := w.gather(watched)
-	load := w.startLoad(500, 0, watched...)
+	load := w.startLoad(rate, 0, watched...)
 	restarts := func() (n float64) {
 		for _, reason := range []string{"timeout", "disconnected", "incomplete", "error", "send"} {
 			n += w.metric(w.ingest.IngestHealth, `canopy_ingest_publish_restarts_total{reason="`+reason+`"}`)
 		}
 		return n
 	}
-	for round := range 2 * rounds {
+	for round := range rounds {
 		c.awaitMore(50)
 		before := restarts()
 		if round%2 == 0 {
@@ -208,7 +231,6 @@ func TestOrderAndCompletenessSurvivePublishesThatFailInTheMiddleOfAWindow(t *tes
 			deaf.Store(true)
 			lost := proxy.Dropped()
 			eventually(t, "acknowledgements are lost", func() bool { return proxy.Dropped() > lost })
-			c.awaitMore(1)
 		}
 		for again := true; again; again = restarts() == before {
 			// Under load a batch is open nearly always, but not at every moment.
@@ -245,7 +267,7 @@ func TestSocketsGetWhatIsLostBetweenNATSAndTheEdge(t *testing.T) {
 	w.startEdge(proxy.URL())
 	c := w.gather(watched)
 	honest.Store(false)
-	load := w.startLoad(500, 0, watched...)
+	load := w.startLoad(rate, 0, watched...)
 	eventually(t, "thousands of events come", func() bool { c.check(); return load.count.Load() > 3000 })
 	honest.Store(true) // the end of the stream must show that others are missing
 	c.awaitMore(50)
@@ -257,7 +279,7 @@ func TestSocketsGetWhatIsLostBetweenNATSAndTheEdge(t *testing.T) {
 			t.Errorf("%s = %v, want at least %v: the fault did not happen", name, n, least)
 		}
 	}
-	if closed := slices.ContainsFunc(c.fleets, func(f *drain.Fleet) bool { s := f.Snapshot(); return s.Open < s.Sockets }); closed || proxy.Dropped() < 1000 {
-		t.Errorf("%d messages were lost, sockets closed: %v", proxy.Dropped(), closed)
+	if n := proxy.Dropped(); n < 1000 {
+		t.Errorf("%d messages were lost on the way: the fault did not happen", n)
 	}
 }

@@ -139,7 +139,7 @@ func (w *world) settings(natsURL string) []string {
 		"KAFKA__BOOTSTRAP_SERVERS=" + w.kafka,
 		"NATS__URL=" + natsURL,
 		"INGEST__GROUP=" + w.prefix,
-		"INGEST__TOPICS=^(events|evt-[0-9a-f]{32})-" + w.prefix + "-.*",
+		"INGEST__TOPICS=^(events|evt-[0-9a-f]{32})-" + w.prefix + ".*",
 		"INGEST__SHARDS=" + shards,
 		"RUNTIME__HEALTH__BIND_ADDR=127.0.0.1:0",
 	}

@@ -31,26 +31,31 @@ const (
 // limits, upgrade headers and parameters, authentication, authorization.
 type admission struct {
 	*edge
-	limit    int64        // sockets and requests at once
+	limit    int          // sockets at once
 	pending  atomic.Int64 // connections that net/http still has
 	outcomes *prometheus.CounterVec
 }
 
 func newAdmission(e *edge, reg prometheus.Registerer) *admission {
-	a := &admission{edge: e, limit: int64(e.cfg.Edge.Limits.Connections), outcomes: newOutcomes(reg)}
-	if a.limit == 0 {
-		a.limit = descriptorLimit() - spareDescriptors
+	a := &admission{edge: e, limit: e.cfg.Edge.Limits.Connections, outcomes: newOutcomes(reg)}
+	most := descriptorLimit() - spareDescriptors
+	if a.limit > most {
+		e.log.Warn("the limit of connections is cut to what descriptors there are",
+			zap.Int("limit", a.limit), zap.Int("cut to", most))
+	}
+	if a.limit == 0 || a.limit > most {
+		a.limit = most
 	}
 	return a
 }
 
 // descriptorLimit is the number of files that this process may open.
-func descriptorLimit() int64 {
+func descriptorLimit() int {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return 1024 // what POSIX systems give at least
 	}
-	return int64(min(limit.Cur, 1<<30))
+	return int(min(limit.Cur, 1<<30))
 }
 
 // connState counts the connections that are no sockets yet, and closes those beyond any
@@ -58,7 +63,7 @@ func descriptorLimit() int64 {
 func (a *admission) connState(c net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
-		if a.pending.Add(1)+int64(a.sessions.Len()) > a.limit+spareDescriptors/2 {
+		if int(a.pending.Add(1))+a.sessions.Len() > a.limit+spareDescriptors/2 {
 			_ = c.Close() // StateClosed follows
 		}
 	case http.StateHijacked, http.StateClosed:
@@ -75,13 +80,17 @@ func (a *admission) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if refused.cause != nil && refused.status >= http.StatusInternalServerError {
 		a.log.Warn("socket refused", zap.Int("status", refused.status), zap.Error(refused.cause))
 	}
+	if r.ContentLength != 0 {
+		// net/http would wait for the body before it answers.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now()) // fails only if the client is gone
+	}
 	refused.write(w)
 }
 
 // open answers 101 and hands the connection over, or says why not.
 func (a *admission) open(w http.ResponseWriter, r *http.Request) *refusal {
-	if int64(a.sessions.Len()) >= a.limit {
-		return unavailable("Too many connections on this edge", nil)
+	if a.sessions.Len() >= a.limit {
+		return full()
 	}
 	to, refused := parseTarget(r)
 	if refused != nil && refused.status == http.StatusNotFound {
@@ -97,14 +106,23 @@ func (a *admission) open(w http.ResponseWriter, r *http.Request) *refusal {
 	if refused != nil {
 		return refused
 	}
-	ok, err := a.file.MayRead(r.Context(), principal, to.application)
+	changed := a.file.Changed() // before asking, so that no change is missed
+	if refused := a.authorize(r, principal, to.application); refused != nil {
+		return refused
+	}
+	return a.upgrade(w, r, to, principal, changed)
+}
+
+// authorize says why p may not read application, or nil.
+func (a *admission) authorize(r *http.Request, p authn.Principal, application string) *refusal {
+	ok, err := a.file.MayRead(r.Context(), p, application)
 	if err != nil {
 		return internal("Authorization is not available", err)
 	}
 	if !ok {
-		return notFound(to.application)
+		return notFound(application)
 	}
-	return a.upgrade(w, r, to, principal)
+	return nil
 }
 
 // identify says who brings the request.
@@ -128,13 +146,26 @@ func (a *admission) identify(r *http.Request, to target) (authn.Principal, *refu
 }
 
 // upgrade fixes the session's place in the feed, then answers 101: what is acknowledged
-// after the client saw that comes.
-func (a *admission) upgrade(w http.ResponseWriter, r *http.Request, to target, p authn.Principal) *refusal {
+// after the client saw that comes. changed is closed if access has changed since the
+// client was found to have it.
+func (a *admission) upgrade(w http.ResponseWriter, r *http.Request, to target, p authn.Principal, changed <-chan struct{}) *refusal {
 	s := a.sessions.New(to.application, p)
 	ctx, cancel := context.WithTimeout(r.Context(), attachTimeout)
 	defer cancel()
 	if err := a.hub.Attach(ctx, to.application, to.filter, s, &s.Reader); err != nil {
 		return unavailable("The event log is not available", err)
+	}
+	if !a.sessions.Add(s, a.limit) {
+		s.Abandon()
+		return full() // others came at the same time
+	}
+	select {
+	case <-changed: // perhaps before the session could be found by those who close it
+		if refused := a.authorize(r, p, to.application); refused != nil {
+			s.Abandon()
+			return refused
+		}
+	default:
 	}
 	protocol := ""
 	if ws.OffersSubprotocol(r, subprotocol) {
@@ -147,7 +178,6 @@ func (a *admission) upgrade(w http.ResponseWriter, r *http.Request, to target, p
 		return nil // the client is gone, or never can get an answer
 	}
 	a.outcomes.WithLabelValues("101").Inc()
-	a.sessions.Add(s)
 	if err := a.engine.Adopt(&s.Conn, s, conn, early); err != nil {
 		s.Abandon()
 		a.log.Debug("adopt socket", zap.Error(err))

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -36,8 +37,16 @@ const (
 	closeGrace    = 6 * time.Second
 	minCloseGrace = time.Second
 
+	// handshakeGrace is how long a drain lets requests finish that are under way. It is
+	// short, since clients that never finish one must not take time from open sockets.
+	handshakeGrace = 500 * time.Millisecond
+
 	readHeaderTimeout = 10 * time.Second
 	idleTimeout       = 30 * time.Second
+
+	// requestTimeout is for all of a request and its answer: the header, the place in a
+	// feed, and clients that send no body or read no answer.
+	requestTimeout = readHeaderTimeout + attachTimeout + 2*time.Second
 
 	// net/http allows 4 KiB more than it is told.
 	maxHeaderBytes = 32<<10 - 4<<10
@@ -62,6 +71,7 @@ type edge struct {
 	authn    *authn.Authenticator
 	engine   *ws.Engine
 	hub      *feed.Hub
+	repairs  atomic.Pointer[feed.Hub] // hub, for callbacks of NATS, which may come before it is made
 	sessions *session.Registry
 	admit    *admission
 	broken   chan error // has room for one: why the edge cannot go on
@@ -110,17 +120,21 @@ func (e *edge) open(ctx context.Context) error {
 		return err
 	}
 	e.hub = feed.New(feed.Config{Buffers: e.cfg.Edge.Buffers, Held: e.engine.Held}, e.feeds, e.requests, e.log, reg)
+	e.repairs.Store(e.hub)
 	e.sessions = session.NewRegistry(e.engine, e.authn, e.file, e.cfg.Edge.Ping, e.log, reg)
 	e.admit = newAdmission(e, reg)
 	e.server = &http.Server{
 		Handler:           e.admit,
 		ReadHeaderTimeout: readHeaderTimeout,
+		ReadTimeout:       requestTimeout,
+		WriteTimeout:      requestTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ConnState:         e.admit.connState,
 		ErrorLog:          zap.NewStdLog(e.log.WithOptions(zap.IncreaseLevel(zap.ErrorLevel))),
 	}
 	e.health.AddCheck("nats", natsconn.Check(e.feeds))
+	e.health.AddCheck("nats requests", natsconn.Check(e.requests))
 	e.health.AddCheck("streams", e.hub.Ready)
 	e.health.AddCheck("openid", e.authn.Ready)
 	return nil
@@ -129,11 +143,15 @@ func (e *edge) open(ctx context.Context) error {
 // openNATS connects twice: events must wait behind nothing.
 func (e *edge) openNATS() (err error) {
 	handlers := natsconn.Handlers{
-		Closed:      e.lost,
-		Reconnected: func(*nats.Conn) { e.hub.Reconnected() },
+		Closed: e.lost,
+		Reconnected: func(*nats.Conn) {
+			if hub := e.repairs.Load(); hub != nil {
+				hub.Reconnected()
+			}
+		},
 		AsyncError: func(_ *nats.Conn, sub *nats.Subscription, err error) {
-			if sub != nil && errors.Is(err, nats.ErrSlowConsumer) {
-				e.hub.Dropped(sub)
+			if hub := e.repairs.Load(); hub != nil && sub != nil && errors.Is(err, nats.ErrSlowConsumer) {
+				hub.Dropped(sub)
 			}
 		},
 	}
@@ -189,11 +207,13 @@ func (e *edge) drain() {
 	e.health.SetReady(false)
 	window := e.cfg.Edge.Drain
 	e.log.Info("edge drains", zap.Int("sockets", e.sessions.Len()), zap.Duration("over", window))
-	ctx, cancel := context.WithTimeout(context.Background(), window+min(closeGrace, max(minCloseGrace, window)))
+	requests, cancel := context.WithTimeout(context.Background(), handshakeGrace)
 	defer cancel()
-	if err := e.server.Shutdown(ctx); err != nil {
+	if err := e.server.Shutdown(requests); err != nil {
 		_ = e.server.Close() // some request is stuck; its client sees a reset
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), window+min(closeGrace, max(minCloseGrace, window)))
+	defer cancel()
 	e.sessions.Drain(ctx, window)
 }
 

@@ -136,21 +136,28 @@ func (s *stack) dial(path string, header http.Header) *websocket.Conn {
 func (s *stack) publish(application, channel string, n int) {
 	s.t.Helper()
 	s.published++
-	id := jetstream.WithMsgID(strconv.Itoa(s.published))
-	body := fmt.Sprintf(`{"specversion":"1.0","id":"%d","type":"t","source":"s","data":{"app":%q,"n":%d}}`, n, application, n)
+	if err := s.publishAs(strconv.Itoa(s.published), application, channel, n); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// publishAs is publish for any goroutine; id tells events apart.
+func (s *stack) publishAs(id, application, channel string, n int) error {
+	body := fmt.Sprintf(`{"specversion":"1.0","id":%q,"type":"t","source":"s","data":{"app":%q,"n":%d}}`, id, application, n)
 	var err error
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
 		ctx, cancel := context.WithTimeout(context.Background(), patience/20)
-		_, err = s.js.PublishMsg(ctx, natstest.Message(shards, application, channel, body), id)
+		_, err = s.js.PublishMsg(ctx, natstest.Message(shards, application, channel, body), jetstream.WithMsgID(id))
 		cancel()
 		if err == nil {
-			return
+			return nil
 		}
 	}
-	s.t.Fatalf("publish %d to %s: %v", n, application, err)
+	return fmt.Errorf("publish %d to %s: %w", n, application, err)
 }
 
 type received struct {
+	ID   string
 	Data struct {
 		App string
 		N   int

@@ -53,6 +53,8 @@ func unavailable(message string, cause error) *refusal {
 	}
 }
 
+func full() *refusal { return unavailable("Too many connections on this edge", nil) }
+
 // cutName gives at most maxName bytes of name, cut where a character ends, as UTF-8.
 func cutName(name string) string {
 	if len(name) > maxName {

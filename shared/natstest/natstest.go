@@ -29,10 +29,7 @@ type Server struct {
 // Start runs a server until the test ends.
 func Start(t testing.TB) *Server {
 	t.Helper()
-	s := &Server{t: t, opts: server.Options{
-		Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(),
-		NoLog: true, NoSigs: true, MaxPayload: 8 << 20, MaxPending: 256 << 20,
-	}}
+	s := &Server{t: t, opts: options(t)}
 	s.Up()
 	t.Cleanup(func() {
 		if s.srv != nil {
@@ -40,6 +37,13 @@ func Start(t testing.TB) *Server {
 		}
 	})
 	return s
+}
+
+func options(t testing.TB) server.Options {
+	return server.Options{
+		Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(),
+		NoLog: true, NoSigs: true, MaxPayload: 8 << 20, MaxPending: 256 << 20,
+	}
 }
 
 // Up starts the server again, on the same port and store.

@@ -33,6 +33,7 @@ type Feed struct {
 	sub       *nats.Subscription
 	chain     chain
 	ask       bool // the leader must be asked how far the stream goes
+	dropped   int  // messages that sub had dropped when the leader was last asked
 	repairing bool
 	closed    bool
 
@@ -81,9 +82,9 @@ func (f *Feed) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	f.logID.Store(uint64(f.hub.logOf(f.shard)))
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.logID.Store(uint64(f.hub.logOf(f.shard))) // with the head: resume must not begin at 0
 	f.chain.head, f.chain.verified = last, last
 	f.drain()
 	if f.chain.held || f.ask {
@@ -125,6 +126,18 @@ func (f *Feed) left(t *track) {
 		delete(f.tracks, t.filter)
 	}
 	f.idle = f.hub.now()
+}
+
+// subDropped is the number of messages that the NATS client has dropped so far. mu is held.
+func (f *Feed) subDropped() int {
+	if f.sub == nil {
+		return 0
+	}
+	n, err := f.sub.Dropped()
+	if err != nil {
+		return f.dropped // it is closed: the feed ends
+	}
+	return n
 }
 
 // receive takes one message from NATS. It is called by the subscription's goroutine.
@@ -200,14 +213,16 @@ func (f *Feed) trim(now time.Time) {
 }
 
 // fell has every reader visited after chunks were dropped, also those that are stalled.
+// Of the filtered ones only those of tracks that have lost events: there may be many.
 func (f *Feed) fell() {
 	tail := f.ring.view().tail()
 	f.whole.wake()
 	f.tracksMu.Lock()
 	defer f.tracksMu.Unlock()
 	for _, t := range f.tracks {
-		t.forget(tail)
-		t.wake()
+		if t.forget(tail) {
+			t.wake()
+		}
 	}
 }
 

@@ -45,6 +45,10 @@ const (
 	linger      = 30 * time.Second
 	openTimeout = 8 * time.Second
 	tidyEvery   = time.Second
+
+	// relievePause is the time between two reliefs: the pollers free within it what was
+	// cut, which until then still counts as held and must not cost other sockets theirs.
+	relievePause = 20 * time.Millisecond
 )
 
 // ErrUnavailable is wrapped by Attach's error when NATS or the application's stream does
@@ -253,12 +257,16 @@ func (h *Hub) all() []*Feed {
 func (h *Hub) tidy(ctx context.Context) {
 	ticker := time.NewTicker(tidyEvery)
 	defer ticker.Stop()
+	over, pause := h.over, (<-chan time.Time)(nil)
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-h.over:
+		case <-over:
 			h.relieve()
+			over, pause = nil, time.After(relievePause)
+		case <-pause:
+			over, pause = h.over, nil
 		case <-ticker.C:
 			h.mu.Lock()
 			feeds := h.all()

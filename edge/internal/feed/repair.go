@@ -100,6 +100,13 @@ func (f *Feed) missing() (from, target uint64, ask, done bool) {
 		return 0, 0, true, false
 	}
 	f.drain()
+	if !f.chain.held && f.subDropped() != f.dropped {
+		// The NATS client tells of a run of drops when it begins, and the end of the run
+		// may be the end of the events.
+		f.chain.hold()
+		f.ask = true
+		return 0, 0, true, false
+	}
 	f.repairing = f.chain.held
 	return max(f.chain.head, f.chain.verified) + 1, f.chain.target, false, !f.chain.held
 }
@@ -108,6 +115,7 @@ func (f *Feed) missing() (from, target uint64, ask, done bool) {
 func (f *Feed) askLeader(ctx context.Context) error {
 	f.mu.Lock()
 	f.ask = false
+	f.dropped = f.subDropped()
 	f.mu.Unlock()
 	err := f.hub.request(ctx, f.shard, func() error {
 		last, err := f.hub.history.last(ctx, f.shard, f.application)

@@ -25,7 +25,9 @@ type bucket struct {
 	next    int       // in a pass: readers before it were visited
 	passing bool      // a pass is under way
 	fresh   bool      // events came since it began
-	resumed []*Reader // readers to visit beside the pass
+	resumed []*Reader // readers to visit beside the pass, in the order in which they asked
+	aside   bool      // resumed come next, not the pass
+	write   int       // bytes of the latest write; its worker's
 	queued  bool      // in the sweep's queue or in a worker's hands
 }
 
@@ -59,7 +61,9 @@ func (b *bucket) remove(r *Reader) {
 		hole = b.next
 	}
 	last := len(b.readers) - 1
-	b.move(last, hole)
+	if hole != last { // else whoever stood there has moved, or is r
+		b.move(last, hole)
+	}
 	b.readers[last] = nil
 	b.readers = b.readers[:last]
 }
@@ -96,26 +100,28 @@ func (b *bucket) resume(r *Reader) {
 	}
 }
 
-// take gives up to batch readers to visit, in turn from the pass and from resumed. It
-// gives none when there is nothing left to do.
-func (b *bucket) take(into []*Reader, resumedFirst bool) []*Reader {
+// take gives up to most readers to visit, in turn from the pass and from resumed, so that
+// those that lag most and those that lag least cannot starve each other. It gives none
+// when there is nothing left to do.
+func (b *bucket) take(into []*Reader, most int) []*Reader {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !b.passing && b.fresh {
 		b.passing, b.fresh, b.next = true, false, 0
 	}
 	pass := b.passing && b.next < len(b.readers)
-	if n := min(batch, len(b.resumed)); n > 0 && (resumedFirst || !pass) {
-		into = append(into, b.resumed[len(b.resumed)-n:]...)
-		clear(b.resumed[len(b.resumed)-n:])
-		b.resumed = b.resumed[:len(b.resumed)-n]
+	b.aside = !b.aside
+	if n := min(most, len(b.resumed)); n > 0 && (b.aside || !pass) {
+		into = append(into, b.resumed[:n]...)
+		clear(b.resumed[:n])
+		b.resumed = b.resumed[n:]
 		for _, r := range into {
 			r.waits = false
 		}
 		return into
 	}
 	if pass {
-		n := min(batch, len(b.readers)-b.next)
+		n := min(most, len(b.readers)-b.next)
 		into = append(into, b.readers[b.next:b.next+n]...)
 		b.next += n
 	}
@@ -217,19 +223,23 @@ func (w *worker) turn(b *bucket) {
 	w.visits, w.bytes, w.writes, w.events = 0, 0, 0, 0
 	w.slice = slice{}
 	var at int64
-	for resumed := true; w.visits < turnVisits && w.bytes < turnBytes; resumed = !resumed {
-		w.readers = b.take(w.readers[:0], resumed)
+	for w.visits < turnVisits && w.bytes < turnBytes {
+		// Not more than will have their write: those beyond lose their place in the pass.
+		most := min(batch, 1+(turnBytes-w.bytes)/max(1, b.write))
+		w.readers = b.take(w.readers[:0], most)
 		if len(w.readers) == 0 {
 			break
 		}
 		s := b.track.snapshot()
 		at = s.view.at
 		for _, r := range w.readers {
-			if w.visit(&s, r) {
+			// Events may have grown: who does not fit into this turn waits for the next.
+			if w.bytes >= turnBytes || w.visit(&s, r) {
 				b.resume(r)
 			}
 		}
 		w.visits += len(w.readers)
+		b.write = len(w.slice.frames)
 	}
 	clear(w.readers)
 	w.slice = slice{}

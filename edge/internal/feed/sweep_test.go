@@ -302,6 +302,118 @@ func TestNothingIsWrittenAfterDetached(t *testing.T) {
 	}
 }
 
+func TestATurnEndsSoonAlsoIfEventsAreLarge(t *testing.T) {
+	const size = 1 << 20
+	h := New(Config{Buffers: roomy, Workers: 1, Held: func() int64 { return 0 }}, nil, nil, zap.NewNop(), prometheus.NewRegistry())
+	f := newOpenFeed(h, "app")
+	sockets := make([]*fakeSocket, batch)
+	for i := range sockets {
+		sockets[i] = newFakeSocket(-1)
+		f.join(sockets[i], Filter{})
+	}
+	f.emit(1, size, labels{})
+	w := worker{sweep: h.sweep, readers: make([]*Reader, 0, batch)}
+	b := h.sweep.pop()
+	turns := 0
+	for done := false; !done; turns++ {
+		w.turn(b)
+		if w.bytes > turnBytes+2*size {
+			t.Fatalf("a turn wrote %d bytes", w.bytes)
+		}
+		done = b.rest()
+	}
+	for _, s := range sockets {
+		if s.writes != 1 {
+			t.Fatalf("a socket got %d writes in %d turns, want 1", s.writes, turns)
+		}
+	}
+}
+
+func TestAReaderThatGoesLeavesTheOthersInTheirPlacesWhereverThePassIs(t *testing.T) {
+	for size := 1; size <= 5; size++ {
+		for next := 0; next <= size; next++ {
+			for gone := range size {
+				b := &bucket{passing: true, next: next}
+				visited := map[*Reader]bool{}
+				for i := range size {
+					r := &Reader{}
+					b.add(r)
+					visited[r] = i < next
+				}
+				r := b.readers[gone]
+				b.remove(r)
+				delete(visited, r)
+				for i, r := range b.readers {
+					if was, in := visited[r]; !in || was != (i < b.next) || r.index != i {
+						t.Errorf("of %d, %d visited, %d went: place %d holds one with index %d, visited %v", size, next, gone, i, r.index, was)
+					}
+					delete(visited, r)
+				}
+				if len(visited) > 0 {
+					t.Errorf("of %d, %d visited, %d went: %d more are missing", size, next, gone, len(visited))
+				}
+			}
+		}
+	}
+}
+
+func TestSocketsThatLagAreServedInTurn(t *testing.T) {
+	h := New(Config{Buffers: roomy, Workers: 1, Held: func() int64 { return 0 }}, nil, nil, zap.NewNop(), prometheus.NewRegistry())
+	f := newOpenFeed(h, "app")
+	sockets := make([]*fakeSocket, 4*batch)
+	for i := range sockets {
+		sockets[i] = newFakeSocket(-1)
+		f.join(sockets[i], Filter{})
+	}
+	w := worker{sweep: h.sweep, readers: make([]*Reader, 0, batch)}
+	b := h.sweep.pop()
+	for n := uint64(1); n <= 50; n++ { // faster than the sweep can follow
+		f.emit(n, maxWrite, labels{})
+		for range 2 {
+			w.turn(b)
+			if b.rest() {
+				t.Fatal("the sweep could follow")
+			}
+		}
+	}
+	least, most := sockets[0].writes, 0
+	for _, s := range sockets {
+		least, most = min(least, s.writes), max(most, s.writes)
+	}
+	if least == 0 || most > 3*least {
+		t.Errorf("one socket got %d writes, another %d", least, most)
+	}
+}
+
+func TestOnlyTracksThatLostEventsAreWokenWhenChunksGo(t *testing.T) {
+	buffers := roomy
+	buffers.FeedBytes = 128 << 10
+	h := New(Config{Buffers: buffers, Workers: 1, Held: func() int64 { return 0 }}, nil, nil, zap.NewNop(), prometheus.NewRegistry())
+	f := newOpenFeed(h, "app")
+	for n := range 100 {
+		f.join(newFakeSocket(-1), Filter{Device: fmt.Sprint(n), ByDevice: true})
+	}
+	w := worker{sweep: h.sweep, readers: make([]*Reader, 0, batch)}
+	settle := func() (turns int) {
+		for ; len(h.sweep.queue) > 0; turns++ {
+			b := h.sweep.pop()
+			w.turn(b)
+			if !b.rest() {
+				h.sweep.push(b)
+			}
+		}
+		return turns
+	}
+	f.emit(1, 10, labels{device: "7", hasDevice: true})
+	settle()
+	for n := uint64(2); n <= 300; n++ {
+		f.emit(n, 1000, labels{})
+	}
+	if turns := settle(); turns != 1 {
+		t.Errorf("%d tracks were woken, want the one whose event is gone", turns)
+	}
+}
+
 func TestTheBudgetOfAllFeedsDropsTheOldestChunks(t *testing.T) {
 	buffers := roomy
 	buffers.TotalBytes = 1 << 20

@@ -101,11 +101,9 @@ func (t *track) add(r ref) {
 	t.mu.Unlock()
 }
 
-// forget drops references below tail, the oldest position that the ring holds.
-func (t *track) forget(tail uint64) {
-	if t.whole {
-		return
-	}
+// forget drops a filtered track's references below tail, the oldest position that the
+// ring holds, and says whether there were any.
+func (t *track) forget(tail uint64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := 0
@@ -116,6 +114,7 @@ func (t *track) forget(tail uint64) {
 		t.refs = append([]ref(nil), t.refs[n:]...)
 		t.base += uint64(n)
 	}
+	return n > 0
 }
 
 // wake has the sweep visit every reader.

@@ -75,15 +75,16 @@ func (r *Registry) New(application string, p authn.Principal) *Session {
 	return s
 }
 
-// Add takes s in; before it is adopted by the engine, so that it can be removed as soon
-// as that calls it.
-func (r *Registry) Add(s *Session) {
+// Add takes s in, unless limit sessions are in already. s has its place in a feed and is
+// not adopted by the engine yet: from here on it is found when access is withdrawn and by
+// Drain, and it is removed when the engine reports its end, or by Abandon.
+func (r *Registry) Add(s *Session, limit int) bool {
 	now := r.engine.Now()
 	at := now + uint32(r.ping.Interval/time.Second)
 	if p := s.principal.Load(); !p.Expires.IsZero() {
 		at = now + 1
 	}
-	r.wheel.add(s, at)
+	return r.wheel.add(s, at, limit)
 }
 
 func (r *Registry) remove(s *Session) { r.wheel.remove(s) }
@@ -187,12 +188,11 @@ func (r *Registry) verifyOne(ctx context.Context, s *Session, token string) {
 		s.Close(RefreshFailed)
 		return
 	}
+	s.principal.Store(&fresh) // before asking, so that recheck sees it if access changes now
+	r.wheel.hasten(s, 1)
 	if ok, err := r.authz.MayRead(ctx, fresh, s.Application); err == nil && !ok {
 		s.Close(AccessWithdrawn)
-		return
 	}
-	s.principal.Store(&fresh)
-	r.wheel.hasten(s, 1)
 }
 
 // Drain closes all sessions with Drained, spread over window so that their clients do not

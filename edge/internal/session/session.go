@@ -174,7 +174,7 @@ func (s *Session) OnGone(error) {
 	s.registry.remove(s)
 }
 
-// Abandon forgets a session that the engine never adopted.
+// Abandon forgets a session that has its place in a feed and that the engine never adopted.
 func (s *Session) Abandon() { s.OnGone(nil) }
 
 // due does what is due at second now and gives the second of the next look. wall is the
@@ -210,6 +210,9 @@ func (s *Session) ping(now uint32) (next uint32) {
 	interval := uint32(s.registry.ping.Interval / time.Second)
 	timeout := uint32(s.registry.ping.Timeout / time.Second)
 	heard := s.LastHeard()
+	if heard == 0 {
+		return now + 1 // not adopted yet: nothing that is written now would ever be sent
+	}
 	if s.pinged != 0 && heard >= s.pinged {
 		s.pinged = 0
 	}

@@ -14,7 +14,9 @@ type link struct {
 	next, prev *Session
 	at         uint32 // second of the next look
 	linked     bool
+	added      bool
 	removed    bool
+	soon       uint32 // second that hasten asked for while it was not linked, 0 if none
 }
 
 // wheel holds every session under the second at which something may be due, and so needs
@@ -28,22 +30,28 @@ type wheel struct {
 	spun  uint32 // seconds up to here were taken
 }
 
-// add puts s under second at.
-func (w *wheel) add(s *Session, at uint32) {
+// add puts s under second at, unless limit sessions are in already.
+func (w *wheel) add(s *Session, at uint32, limit int) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if s.removed {
-		return
+	if w.size >= limit {
+		return false
 	}
 	w.size++
+	s.added = true
 	w.link(s, at)
+	return true
 }
 
 // hasten has s looked at within delay seconds from the last turn.
 func (w *wheel) hasten(s *Session, delay uint32) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if at := w.spun + delay; s.linked && at < s.at {
+	at := w.spun + delay
+	switch {
+	case !s.linked:
+		s.soon = at // it is being looked at, perhaps as it was before; put will know
+	case at < s.at:
 		w.unlink(s)
 		w.link(s, at)
 	}
@@ -53,7 +61,7 @@ func (w *wheel) hasten(s *Session, delay uint32) {
 func (w *wheel) remove(s *Session) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if s.removed {
+	if !s.added || s.removed {
 		return false
 	}
 	s.removed = true
@@ -83,6 +91,9 @@ func (w *wheel) take(at uint32, into []*Session) int {
 func (w *wheel) put(s *Session, at uint32) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if s.soon != 0 {
+		at, s.soon = min(at, s.soon), 0
+	}
 	if !s.removed {
 		w.link(s, at)
 	}

@@ -3,6 +3,13 @@ package session
 import (
 	"math/rand/v2"
 	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"canopy/edge/internal/ws"
+	"canopy/shared/config"
 )
 
 func TestWheelTakesEverySessionInItsSecond(t *testing.T) {
@@ -14,7 +21,7 @@ func TestWheelTakesEverySessionInItsSecond(t *testing.T) {
 			for range rng.IntN(4) {
 				s := &Session{}
 				due[s] = now + rng.Uint32N(maxDelay-1)
-				w.add(s, due[s])
+				w.add(s, due[s], 1000)
 			}
 			for s, at := range due {
 				switch rng.IntN(40) {
@@ -57,7 +64,7 @@ func TestWheelTakesEverySessionInItsSecond(t *testing.T) {
 func TestASessionThatWasRemovedWhileItWasLookedAtStaysOut(t *testing.T) {
 	w := &wheel{}
 	s := &Session{}
-	w.add(s, 1)
+	w.add(s, 1, 1)
 	into := make([]*Session, 1)
 	if w.take(1, into) != 1 {
 		t.Fatal("not taken")
@@ -66,6 +73,46 @@ func TestASessionThatWasRemovedWhileItWasLookedAtStaysOut(t *testing.T) {
 	w.put(s, 2)
 	if w.len() != 0 || len(w.all()) != 0 || w.take(2, into) != 0 {
 		t.Error("it is back")
+	}
+}
+
+func TestASessionThatIsHastenedWhileItIsLookedAtIsLookedAtSoon(t *testing.T) {
+	w := &wheel{}
+	s := &Session{}
+	w.add(s, 1, 1)
+	into := make([]*Session, 1)
+	if w.take(1, into) != 1 || w.take(1, into) != 0 {
+		t.Fatal("not taken")
+	}
+	w.hasten(s, 1)
+	w.put(s, 60)
+	if w.take(2, into) != 1 {
+		t.Error("it is not looked at in the next second")
+	}
+}
+
+func TestOnlySessionsThatWereAddedAreCountedAndNoMoreThanTheLimit(t *testing.T) {
+	w := &wheel{}
+	first, second := &Session{}, &Session{}
+	if !w.add(first, 1, 1) || w.add(second, 1, 1) {
+		t.Error("the limit of one was not kept")
+	}
+	if w.remove(second) || w.len() != 1 || len(w.all()) != 1 {
+		t.Errorf("after removing one that was not in, %d are in, want 1", w.len())
+	}
+	if !w.remove(first) || w.len() != 0 {
+		t.Errorf("%d are in, want none", w.len())
+	}
+}
+
+func TestASocketThatIsNotAdoptedYetIsNotPinged(t *testing.T) {
+	ping := config.Ping{Interval: time.Second, Timeout: time.Second}
+	s := &Session{registry: NewRegistry(ws.NewEngine(ws.Config{}), nil, nil, ping, zap.NewNop(), prometheus.NewRegistry())}
+	if next := s.ping(100); next != 101 {
+		t.Errorf("the next look is at %d, want 101", next)
+	}
+	if n := s.Reader.Owed(); n != 0 {
+		t.Errorf("%d bytes are owed that will never be sent, so no event ever will", n)
 	}
 }
 
