@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -9,6 +10,7 @@ import (
 
 	"canopy/shared/config"
 	"canopy/shared/natstest"
+	"canopy/shared/subject"
 )
 
 // expectRun reads the events from..to in order from every socket.
@@ -82,4 +84,26 @@ func TestAnEdgeThatIsCutOffReadsWhatItMissed(t *testing.T) {
 	if n := proxy.Dropped(); n == 0 {
 		t.Fatal("nothing was lost")
 	}
+}
+
+func TestAStreamThatIsMadeAnewGoesOnFromItsFirstEvent(t *testing.T) {
+	s := startEdge(t, nil)
+	sockets := []*websocket.Conn{s.dial("/open-app", nil)}
+	for n := 1; n <= 5; n++ {
+		s.publish("open-app", "", n)
+	}
+	expectRun(t, sockets, 1, 5)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	shard := subject.Shard("open-app", shards)
+	if err := s.js.DeleteStream(ctx, subject.Stream(shard)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.js.CreateStream(ctx, natstest.StreamConfig(shard, shards)); err != nil {
+		t.Fatal(err)
+	}
+	for n := 6; n <= 12; n++ { // the first five have sequences that the edge has had
+		s.publish("open-app", "", n)
+	}
+	expectRun(t, sockets, 6, 12)
 }

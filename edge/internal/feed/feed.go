@@ -147,20 +147,33 @@ func (f *Feed) receive(msg *nats.Msg) {
 		f.hub.stats.foreign.Inc() // a core publish into our subjects; it has no place in the log
 		return
 	}
+	if f.take(m) {
+		// A new leader repeats messages; so does, as it were, a stream that was deleted
+		// and made again, which nothing else tells.
+		f.hub.suspect(f.shard)
+	}
+}
+
+// take puts m into the order, and says whether its sequence came again.
+func (f *Feed) take(m message) (again bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.closed {
-		return
+		return false
+	}
+	if m.sequence <= f.chain.head {
+		return f.isOpen()
 	}
 	held := f.chain.held
 	if f.chain.live(m) {
 		f.apply(m)
-		return
+		return false
 	}
 	if f.chain.held && !held {
 		f.hub.stats.holes.Inc()
 		f.startRepair()
 	}
+	return false
 }
 
 // isOpen says whether open has found out where "now" is. mu is held.

@@ -87,6 +87,8 @@ type Hub struct {
 	slots  []chan struct{}       // by shard
 	failed error                 // why the streams are not known
 	moved  map[int]chan struct{} // shards that are being looked at again
+
+	suspected map[int]time.Time // when a shard's stream was suspected last
 }
 
 // New makes a Hub that takes live events from feeds and asks questions over requests:
@@ -99,7 +101,7 @@ func New(cfg Config, feeds, requests *nats.Conn, log *zap.Logger, reg prometheus
 		config: cfg, nc: feeds, history: &history{requests},
 		budget: newBudget(cfg.Buffers.TotalBytes), room: &room{limit: waitBytes},
 		zap: log, now: time.Now, over: make(chan struct{}, 1),
-		feeds: map[string]*Feed{}, moved: map[int]chan struct{}{},
+		feeds: map[string]*Feed{}, moved: map[int]chan struct{}{}, suspected: map[int]time.Time{},
 		failed: errors.New("the streams are not known yet"),
 	}
 	h.stats = newMetrics(reg, h)

@@ -17,6 +17,7 @@ const (
 	learnEvery   = 500 * time.Millisecond
 	learnAtOnce  = 8
 	lookAtStream = 250 * time.Millisecond
+	suspectEvery = time.Second
 )
 
 // learn asks for the streams until all of them are known.
@@ -111,6 +112,20 @@ func (h *Hub) leaderElected(msg *nats.Msg) {
 	ours := ok && shard < len(h.logs)
 	h.mu.Unlock()
 	if ours {
+		h.lookAgain(shard)
+	}
+}
+
+// suspect looks at a shard's stream again, but not more often than every suspectEvery.
+func (h *Hub) suspect(shard int) {
+	now := h.now()
+	h.mu.Lock()
+	soon := now.Sub(h.suspected[shard]) < suspectEvery
+	if !soon {
+		h.suspected[shard] = now
+	}
+	h.mu.Unlock()
+	if !soon {
 		h.lookAgain(shard)
 	}
 }
