@@ -24,6 +24,9 @@ const (
 	refreshQueue   = 1024
 
 	drainStep = 10 * time.Millisecond
+
+	// wheelStep is how late the wheel may be after the engine's clock.
+	wheelStep = 50 * time.Millisecond
 )
 
 // Authenticator verifies the token that a client sends to stay signed in.
@@ -104,7 +107,7 @@ func (r *Registry) Run(ctx context.Context) error {
 }
 
 func (r *Registry) turn(ctx context.Context) {
-	ticker := time.NewTicker(time.Second / 4)
+	ticker := time.NewTicker(wheelStep)
 	defer ticker.Stop()
 	turned := r.engine.Now()
 	changed := r.authz.Changed()

@@ -23,6 +23,10 @@ const (
 	gone
 )
 
+// expiryMargin is how much too early credentials may end, so that with the wheel's whole
+// seconds they never end more than a second too late.
+const expiryMargin = 100 * time.Millisecond
+
 // maxControl bounds the bytes of Pongs that wait behind events for a client that does
 // not read; further Pings go unanswered until it does.
 const maxControl = 4 << 10
@@ -189,7 +193,7 @@ func (s *Session) due(now uint32, wall time.Time) uint32 {
 		return now + 1
 	}
 	p := s.principal.Load()
-	if !p.Expires.IsZero() && !wall.Before(p.Expires) {
+	if !p.Expires.IsZero() && !wall.Add(expiryMargin).Before(p.Expires) {
 		if p.Kind == authn.Token {
 			s.Close(TokenExpired)
 		} else {
