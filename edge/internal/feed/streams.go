@@ -166,7 +166,7 @@ func (h *Hub) lookAgain(shard int) {
 // since, and then lets its feeds go on.
 func (h *Hub) readAgain(ctx context.Context, shard int, again chan struct{}) {
 	for ctx.Err() == nil {
-		log, _, err := h.history.stream(ctx, shard)
+		log, shards, err := h.history.stream(ctx, shard)
 		if err != nil {
 			h.zap.Debug("stream does not answer", zap.Int("shard", shard), zap.Error(err))
 			select {
@@ -185,6 +185,10 @@ func (h *Hub) readAgain(ctx context.Context, shard int, again chan struct{}) {
 		}
 		delete(h.moved, shard)
 		h.logs[shard] = log
+		if shards != len(h.logs) {
+			h.failed = fmt.Errorf("the streams are %d now, not %d: start this edge anew", shards, len(h.logs))
+			h.zap.Error("applications have moved to other streams", zap.Error(h.failed))
+		}
 		feeds := h.ofShard(shard)
 		h.mu.Unlock()
 		for _, f := range feeds {

@@ -13,7 +13,6 @@ import (
 	"canopy/edge/internal/authn"
 	"canopy/edge/internal/feed"
 	"canopy/edge/internal/ws"
-	"canopy/shared/event"
 )
 
 // states of a session, in order
@@ -237,6 +236,3 @@ func (s *Session) ping(now uint32) (next uint32) {
 }
 
 var pingFrame = ws.AppendFrame(nil, ws.OpPing, nil)
-
-// Cursor names the last event that was written.
-func (s *Session) Cursor() event.Cursor { return s.Reader.Cursor() }
