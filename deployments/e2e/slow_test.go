@@ -161,7 +161,8 @@ func TestStalledReadersThatHoldTooMuchAreCutAndTheOthersGoOn(t *testing.T) {
 	}
 	late := w.fleet("busy", "", 1, anyFirst)
 	w.produce(w.numbered("busy", "", n+1, 0))
-	eventually(t, "a new socket gets the next event", func() bool { return had(late) == 1 })
+	// At least that one: what was produced before may still be on its way to the edge.
+	eventually(t, "a new socket gets the next event", func() bool { return had(late) >= 1 })
 	eventually(t, "those that were not cut get everything", func() bool {
 		s := slow.Snapshot()
 		return s.Events >= (n+1)*uint64(s.Open)
