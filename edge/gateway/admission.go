@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -14,6 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"canopy/edge/internal/authn"
+	"canopy/edge/internal/group"
+	"canopy/edge/internal/session"
 	"canopy/edge/internal/ws"
 )
 
@@ -25,6 +28,10 @@ const (
 	spareDescriptors = 512
 
 	attachTimeout = 8 * time.Second
+
+	// seconds after which a client may try again to make a group
+	groupsRetryAfter    = 60
+	newGroupsRetryAfter = 3600
 )
 
 // admission turns requests into sessions or refuses them, in a fixed order: connection
@@ -152,8 +159,8 @@ func (a *admission) upgrade(w http.ResponseWriter, r *http.Request, to target, p
 	s := a.sessions.New(to.application, p)
 	ctx, cancel := context.WithTimeout(r.Context(), attachTimeout)
 	defer cancel()
-	if err := a.hub.Attach(ctx, to.application, to.filter, s, &s.Reader); err != nil {
-		return unavailable("The event log is not available", err)
+	if refused := a.place(ctx, r, to, p, s); refused != nil {
+		return refused
 	}
 	if !a.sessions.Add(s, a.limit) {
 		s.Abandon()
@@ -183,6 +190,42 @@ func (a *admission) upgrade(w http.ResponseWriter, r *http.Request, to target, p
 		a.log.Debug("adopt socket", zap.Error(err))
 		return nil
 	}
-	s.Reader.Release()
+	s.Release()
 	return nil
+}
+
+// place gives s its place in the application's feed, or in a group.
+func (a *admission) place(ctx context.Context, r *http.Request, to target, p authn.Principal, s *session.Session) *refusal {
+	if to.group == nil {
+		if err := a.hub.Attach(ctx, to.application, to.filter, s, &s.Reader); err != nil {
+			return unavailable("The event log is not available", err)
+		}
+		return nil
+	}
+	member, err := a.groups.Join(ctx, to.key(p), clientAddress(r), s)
+	switch {
+	case errors.Is(err, group.ErrTooManyGroups):
+		return tooMany("Too many groups of this application", groupsRetryAfter, err)
+	case errors.Is(err, group.ErrTooManyNew):
+		return tooMany("Too many new groups from this address", newGroupsRetryAfter, err)
+	case err != nil:
+		return unavailable("The group is not available", err)
+	}
+	s.Member = member
+	return nil
+}
+
+// clientAddress is where a request comes from, for limits: an IPv6 client has a whole /64.
+func clientAddress(r *http.Request) string {
+	from, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	addr := from.Addr().Unmap()
+	if addr.Is6() {
+		if prefix, err := addr.WithZone("").Prefix(64); err == nil {
+			addr = prefix.Addr()
+		}
+	}
+	return addr.String()
 }

@@ -24,6 +24,7 @@ import (
 	"canopy/edge/internal/authn"
 	"canopy/edge/internal/authz"
 	"canopy/edge/internal/feed"
+	"canopy/edge/internal/group"
 	"canopy/edge/internal/session"
 	"canopy/edge/internal/ws"
 	"canopy/shared/config"
@@ -40,6 +41,9 @@ const (
 	// handshakeGrace is how long a drain lets requests finish that are under way. It is
 	// short, since clients that never finish one must not take time from open sockets.
 	handshakeGrace = 500 * time.Millisecond
+
+	// groupGrace is how long a drain lets members acknowledge what they were sent.
+	groupGrace = time.Second
 
 	readHeaderTimeout = 10 * time.Second
 	idleTimeout       = 30 * time.Second
@@ -67,11 +71,14 @@ type edge struct {
 	server   *http.Server
 	feeds    *nats.Conn // events only
 	requests *nats.Conn
+	members  *nats.Conn // events of groups and their acknowledgements
 	file     *authz.File
 	authn    *authn.Authenticator
 	engine   *ws.Engine
 	hub      *feed.Hub
-	repairs  atomic.Pointer[feed.Hub] // hub, for callbacks of NATS, which may come before it is made
+	groups   *group.Hub
+	repairs  atomic.Pointer[feed.Hub]  // hub, for callbacks of NATS, which may come before it is made
+	looks    atomic.Pointer[group.Hub] // groups, likewise
 	sessions *session.Registry
 	admit    *admission
 	broken   chan error // has room for one: why the edge cannot go on
@@ -121,6 +128,9 @@ func (e *edge) open(ctx context.Context) error {
 	}
 	e.hub = feed.New(feed.Config{Buffers: e.cfg.Edge.Buffers, Held: e.engine.Held}, e.feeds, e.requests, e.log, reg)
 	e.repairs.Store(e.hub)
+	if err := e.openGroups(reg); err != nil {
+		return err
+	}
 	e.sessions = session.NewRegistry(e.engine, e.authn, e.file, e.cfg.Edge.Ping, e.log, reg)
 	e.admit = newAdmission(e, reg)
 	e.server = &http.Server{
@@ -135,12 +145,26 @@ func (e *edge) open(ctx context.Context) error {
 	}
 	e.health.AddCheck("nats", natsconn.Check(e.feeds))
 	e.health.AddCheck("nats requests", natsconn.Check(e.requests))
+	e.health.AddCheck("nats groups", natsconn.Check(e.members))
 	e.health.AddCheck("streams", e.hub.Ready)
 	e.health.AddCheck("openid", e.authn.Ready)
 	return nil
 }
 
-// openNATS connects twice: events must wait behind nothing.
+func (e *edge) openGroups(reg prometheus.Registerer) (err error) {
+	e.groups, err = group.New(group.Config{
+		Groups: e.cfg.Edge.Groups, Limits: e.cfg.Edge.Limits, Bytes: e.cfg.Edge.Buffers.GroupBytes,
+		Held: e.engine.Held, HeldLimit: e.cfg.Edge.Buffers.SocketBytes,
+	}, e.members, e.requests, e.hub, e.log, reg)
+	if err != nil {
+		return err
+	}
+	e.looks.Store(e.groups)
+	e.health.Handle("/debug/groups", e.groups)
+	return nil
+}
+
+// openNATS connects three times: events must wait behind nothing.
 func (e *edge) openNATS() (err error) {
 	handlers := natsconn.Handlers{
 		Closed: e.lost,
@@ -156,6 +180,17 @@ func (e *edge) openNATS() (err error) {
 		},
 	}
 	if e.feeds, err = natsconn.Connect(e.cfg.NATS, "canopy-edge events", handlers, e.log); err != nil {
+		return err
+	}
+	e.members, err = natsconn.Connect(e.cfg.NATS, "canopy-edge groups", natsconn.Handlers{
+		Closed: e.lost,
+		Reconnected: func(*nats.Conn) {
+			if groups := e.looks.Load(); groups != nil {
+				groups.Reconnected()
+			}
+		},
+	}, e.log)
+	if err != nil {
 		return err
 	}
 	e.requests, err = natsconn.Connect(e.cfg.NATS, "canopy-edge requests", natsconn.Handlers{Closed: e.lost}, e.log)
@@ -176,13 +211,14 @@ func (e *edge) serve(ctx context.Context) error {
 	// its own, and drain ends them one by one.
 	parts, stopParts := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopParts()
-	group, failed := errgroup.WithContext(parts)
-	group.Go(func() error { return e.health.Run(parts) })
-	group.Go(func() error { return e.hub.Run(parts) })
-	group.Go(func() error { return e.sessions.Run(parts) })
-	group.Go(func() error { return e.file.Run(parts) })
-	group.Go(func() error { return e.authn.Run(parts) })
-	group.Go(func() error {
+	all, failed := errgroup.WithContext(parts)
+	all.Go(func() error { return e.health.Run(parts) })
+	all.Go(func() error { return e.hub.Run(parts) })
+	all.Go(func() error { return e.groups.Run(parts) })
+	all.Go(func() error { return e.sessions.Run(parts) })
+	all.Go(func() error { return e.file.Run(parts) })
+	all.Go(func() error { return e.authn.Run(parts) })
+	all.Go(func() error {
 		if err := e.server.Serve(e.listener); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("accept sockets: %w", err)
 		}
@@ -195,11 +231,11 @@ func (e *edge) serve(ctx context.Context) error {
 	case err := <-e.broken:
 		e.drain()
 		stopParts()
-		return errors.Join(err, group.Wait())
+		return errors.Join(err, all.Wait())
 	case <-failed.Done():
 	}
 	stopParts()
-	return group.Wait()
+	return all.Wait()
 }
 
 // drain closes all sockets so that their clients find another edge without a rush.
@@ -212,6 +248,9 @@ func (e *edge) drain() {
 	if err := e.server.Shutdown(requests); err != nil {
 		_ = e.server.Close() // some request is stuck; its client sees a reset
 	}
+	groups, cancel := context.WithTimeout(context.Background(), groupGrace)
+	defer cancel()
+	e.groups.Drain(groups)
 	ctx, cancel := context.WithTimeout(context.Background(), window+min(closeGrace, max(minCloseGrace, window)))
 	defer cancel()
 	e.sessions.Drain(ctx, window)
@@ -227,7 +266,7 @@ func (e *edge) close() {
 	if e.engine != nil {
 		e.engine.Stop()
 	}
-	for _, nc := range []*nats.Conn{e.feeds, e.requests} {
+	for _, nc := range []*nats.Conn{e.feeds, e.members, e.requests} {
 		if nc != nil {
 			nc.Close()
 		}

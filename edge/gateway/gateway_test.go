@@ -173,9 +173,18 @@ func read(t *testing.T, c *websocket.Conn) received {
 	if err != nil {
 		t.Fatalf("read an event: %v", err)
 	}
+	if kind != websocket.MessageText {
+		t.Fatalf("read %s %q", kind, payload)
+	}
+	return parse(t, payload)
+}
+
+// parse reads an event. It may be called by any goroutine.
+func parse(t *testing.T, payload []byte) received {
+	t.Helper()
 	var r received
-	if err := json.Unmarshal(payload, &r); err != nil || kind != websocket.MessageText {
-		t.Fatalf("read %s %q: %v", kind, payload, err)
+	if err := json.Unmarshal(payload, &r); err != nil {
+		t.Errorf("read %q: %v", payload, err)
 	}
 	return r
 }
@@ -212,13 +221,15 @@ func TestAChannelBringsItsEventsAndNoOthers(t *testing.T) {
 	}
 }
 
+// basic is the header of an API key.
+func basic(user, key string) http.Header {
+	r, _ := http.NewRequest("GET", "/", nil)
+	r.SetBasicAuth(user, key)
+	return r.Header
+}
+
 func TestRefusals(t *testing.T) {
 	s := startEdge(t, nil)
-	basic := func(user, key string) http.Header {
-		r, _ := http.NewRequest("GET", "/", nil)
-		r.SetBasicAuth(user, key)
-		return r.Header
-	}
 	upgrade := http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"},
 		"Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {"AAAAAAAAAAAAAAAAAAAAAA=="}}
 	long := strings.Repeat("x", 10_240)

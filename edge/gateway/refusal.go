@@ -53,6 +53,13 @@ func unavailable(message string, cause error) *refusal {
 	}
 }
 
+func tooMany(message string, retryAfter int, cause error) *refusal {
+	return &refusal{
+		status: http.StatusTooManyRequests, kind: "TooManyRequests",
+		message: message, retryAfter: retryAfter, cause: cause,
+	}
+}
+
 func full() *refusal { return unavailable("Too many connections on this edge", nil) }
 
 // cutName gives at most maxName bytes of name, cut where a character ends, as UTF-8.

@@ -7,13 +7,23 @@ import (
 
 	"canopy/edge/internal/authn"
 	"canopy/edge/internal/feed"
+	"canopy/edge/internal/group"
 )
 
 // target is what a request asks for.
 type target struct {
 	application string
 	filter      feed.Filter
+	group       *string // group_id, nil if it was not given
 	credentials authn.Query
+}
+
+// key names the group for a principal.
+func (t target) key(p authn.Principal) group.Key {
+	return group.Key{
+		Application: t.application, Channel: t.filter.Channel, ByChannel: t.filter.ByChannel,
+		Anonymous: p.Kind == authn.Anonymous, Name: *t.group,
+	}
 }
 
 // parsePath reads /{application}[/{channel}], both percent-decoded. "/app/" is "/app".
@@ -59,10 +69,8 @@ func parseQuery(raw string) (authn.Query, *refusal) {
 			return authn.Query{}, badRequest("Parameter given twice: " + name)
 		}
 	}
-	for _, name := range []string{"group_id", "since"} {
-		if values.Has(name) {
-			return authn.Query{}, badRequest("Parameter not supported by this version: " + name)
-		}
+	if values.Has("since") {
+		return authn.Query{}, badRequest("Parameter not supported by this version: since")
 	}
 	return q, nil
 }
@@ -77,8 +85,21 @@ func parseTarget(r *http.Request) (target, *refusal) {
 	if refused != nil {
 		return target{}, refused
 	}
-	if device := r.URL.Query()["device"]; len(device) > 0 {
+	values := r.URL.Query()
+	if device := values["device"]; len(device) > 0 {
 		filter.Device, filter.ByDevice = device[0], true
 	}
-	return target{application, filter, query}, nil
+	t := target{application: application, filter: filter, credentials: query}
+	if !values.Has("group_id") {
+		return t, nil
+	}
+	name := values.Get("group_id")
+	t.group = &name
+	switch {
+	case name == "" || len(name) > group.MaxName:
+		return t, badRequest("Bad group_id: expected 1 to 128 bytes")
+	case filter.ByDevice || values.Has("since"):
+		return t, badRequest("group_id cannot be combined with device or since")
+	}
+	return t, nil
 }

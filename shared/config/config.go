@@ -116,6 +116,7 @@ type Edge struct {
 	Limits           Limits        `key:"limits"`
 	Ping             Ping          `key:"ping"`
 	Buffers          Buffers       `key:"buffers"`
+	Groups           Groups        `key:"groups"`
 	Drain            time.Duration `key:"drain" default:"20s" help:"for how long sockets are closed, spread evenly, after SIGTERM"`
 }
 
@@ -126,6 +127,17 @@ type Limits struct {
 	ConnectionsPerUser        int `key:"connections_per_user" default:"0" help:"sockets of one user on this edge; 0 is off"`
 	ConnectionsPerAddress     int `key:"connections_per_address" default:"0" help:"sockets of one client address on this edge; 0 is off"`
 	ConnectionsPerSecond      int `key:"connections_per_second" default:"0" help:"new sockets a second on this edge; 0 is off"`
+	GroupsPerApplication      int `key:"groups_per_application" default:"1000" help:"groups of one application, on all edges; 0 is off"`
+	NewGroupsPerAddress       int `key:"new_groups_per_address" default:"10" help:"groups that one address may make on this edge in an hour without signing in; 0 is off"`
+}
+
+// Groups say how sockets that share a group_id split events.
+type Groups struct {
+	InFlight       int           `key:"in_flight" default:"1024" help:"events of one group that no member has acknowledged, on all edges"`
+	MemberInFlight int           `key:"member_in_flight" default:"256" help:"events that one member has not acknowledged"`
+	AckWait        time.Duration `key:"ack_wait" default:"20s" help:"time after which NATS gives an event of an edge that died to another one; at least 15s"`
+	Forget         time.Duration `key:"forget" default:"72h" help:"time without members after which NATS forgets a group and its place"`
+	Replicas       int           `key:"replicas" default:"0" help:"copies of each group's place: 0 means as many as its stream has; 1 is for very many groups, which then pause while a NATS node is down"`
 }
 
 // Ping says when a silent client is asked and when it is given up.
@@ -139,6 +151,7 @@ type Buffers struct {
 	FeedAge     time.Duration `key:"feed_age" default:"60s" help:"how long a feed keeps an event for sockets that lag"`
 	FeedBytes   int64         `key:"feed_bytes" default:"16MiB" unit:"bytes" help:"bytes that one feed keeps for sockets that lag"`
 	TotalBytes  int64         `key:"total_bytes" default:"512MiB" unit:"bytes" help:"bytes that all feeds of this edge keep"`
+	GroupBytes  int64         `key:"group_bytes" default:"256MiB" unit:"bytes" help:"bytes of events that groups of this edge hold until members acknowledge them"`
 	SocketBytes int64         `key:"socket_bytes" default:"256MiB" unit:"bytes" help:"bytes that wait for stalled sockets of this edge; above it those that lag most are closed"`
 }
 

@@ -70,7 +70,19 @@ func (c *check) edge(e Edge) {
 	c.atLeast("EDGE__BUFFERS__FEED_BYTES", b.FeedBytes, mebibyte, "1MiB")
 	c.that(b.TotalBytes >= b.FeedBytes, "EDGE__BUFFERS__TOTAL_BYTES", "expected at least EDGE__BUFFERS__FEED_BYTES")
 	c.atLeast("EDGE__BUFFERS__SOCKET_BYTES", b.SocketBytes, mebibyte, "1MiB")
+	c.atLeast("EDGE__BUFFERS__GROUP_BYTES", b.GroupBytes, mebibyte, "1MiB")
+	c.groups(e.Groups, e.Limits)
 	c.that(e.Drain > 0, "EDGE__DRAIN", "expected more than 0s")
+}
+
+func (c *check) groups(g Groups, l Limits) {
+	c.atLeast("EDGE__LIMITS__GROUPS_PER_APPLICATION", int64(l.GroupsPerApplication), 0, "0")
+	c.atLeast("EDGE__LIMITS__NEW_GROUPS_PER_ADDRESS", int64(l.NewGroupsPerAddress), 0, "0")
+	c.that(g.InFlight >= 64 && g.InFlight <= 16384, "EDGE__GROUPS__IN_FLIGHT", "expected 64 to 16384: NATS looks at all of them")
+	c.that(g.MemberInFlight >= 1 && g.MemberInFlight <= g.InFlight, "EDGE__GROUPS__MEMBER_IN_FLIGHT", "expected 1 to EDGE__GROUPS__IN_FLIGHT")
+	c.duration("EDGE__GROUPS__ACK_WAIT", g.AckWait, 15*time.Second) // a member that does not answer is dropped before
+	c.duration("EDGE__GROUPS__FORGET", g.Forget, time.Minute)
+	c.that(g.Replicas >= 0 && g.Replicas <= 5, "EDGE__GROUPS__REPLICAS", "expected 0 to 5")
 }
 
 func (c *check) ping(name string, d time.Duration) {

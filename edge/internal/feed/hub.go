@@ -234,6 +234,16 @@ func (h *Hub) request(ctx context.Context, shard int, do func() error) error {
 	}
 }
 
+// Shards is the number of streams, or why it is not known.
+func (h *Hub) Shards() (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.logs), h.failed
+}
+
+// Log identifies the stream of a shard, once Shards has given no error.
+func (h *Hub) Log(shard int) event.Log { return h.logOf(shard) }
+
 func (h *Hub) logOf(shard int) event.Log {
 	h.mu.Lock()
 	defer h.mu.Unlock()

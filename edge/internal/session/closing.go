@@ -16,6 +16,7 @@ type Closing struct {
 var (
 	Drained         = Closing{ws.CloseGoingAway, "edge is going away", true}
 	SlowConsumer    = Closing{ws.CloseTryLater, "slow consumer", true}
+	Unacknowledged  = Closing{ws.CloseTryLater, "group member does not answer Pings", false}
 	TokenExpired    = Closing{ws.ClosePolicy, "JWT token expired", false}
 	AccessWithdrawn = Closing{ws.ClosePolicy, "Access withdrawn", false}
 	RefreshRefused  = Closing{ws.ClosePolicy, "Failed to refresh token", false}

@@ -12,6 +12,7 @@ import (
 
 	"canopy/edge/internal/authn"
 	"canopy/edge/internal/feed"
+	"canopy/edge/internal/group"
 	"canopy/edge/internal/ws"
 )
 
@@ -34,7 +35,10 @@ const maxControl = 4 << 10
 // goroutines; its state moves only forward, so that each of them may close it.
 type Session struct {
 	ws.Conn
-	Reader feed.Reader
+	Reader feed.Reader // its place in the feed; in a group it only keeps account of bytes
+
+	// Member is the session's place in a group, nil if it is in none. It is set before Add.
+	Member *group.Member
 
 	// Application is the name of the application that the socket was opened for.
 	Application string
@@ -77,7 +81,26 @@ func (s *Session) close(c Closing, hangUp uint32) {
 	s.cutAt.Store(s.registry.engine.Now() + closeSeconds)
 	s.registry.count(c)
 	s.registry.wheel.hasten(s, closeSeconds)
-	s.Reader.Detach()
+	s.detach(hangUp == awaitPeer) // others acknowledge nothing any more
+}
+
+// Release lets events be written: the connection is adopted.
+func (s *Session) Release() {
+	if s.Member != nil {
+		s.Member.Open()
+	} else {
+		s.Reader.Release()
+	}
+}
+
+// detach gives up the session's place. In a group, with grace, the client has a moment to
+// acknowledge what it was sent.
+func (s *Session) detach(grace bool) {
+	if s.Member != nil {
+		s.Member.Leave(grace)
+	} else {
+		s.Reader.Detach()
+	}
 }
 
 // Detached writes the close frame: no event follows any more.
@@ -86,10 +109,10 @@ func (s *Session) Detached() {
 		return
 	}
 	reason := s.closing.Reason
-	if s.closing.Resume {
+	if s.closing.Resume && s.Member == nil { // a group keeps its place by itself
 		reason += " since=" + s.Reader.Cursor().String()
 	}
-	s.send(ws.AppendClose(make([]byte, 0, 2+2+len(reason)), s.closing.Code, reason))
+	s.Send(ws.AppendClose(make([]byte, 0, 2+2+len(reason)), s.closing.Code, reason))
 	s.finish()
 }
 
@@ -115,12 +138,18 @@ func (s *Session) Lagged(urgent bool) {
 	}
 }
 
-// send writes a control frame and keeps the account of what the kernel owes. An error
-// means that the connection is gone, and OnGone comes besides.
-func (s *Session) send(frame []byte) {
-	s.Reader.Owe(len(frame))
-	_ = s.Write(frame)
+// Send writes frames and keeps the account of what the kernel owes. An error means that
+// the connection is gone, and OnGone comes besides.
+func (s *Session) Send(frames []byte) {
+	s.Reader.Owe(len(frames))
+	_ = s.Write(frames)
 }
+
+// Owed is the number of bytes that the kernel has not taken.
+func (s *Session) Owed() int64 { return s.Reader.Owed() }
+
+// Unanswering closes a member of a group that acknowledges nothing.
+func (s *Session) Unanswering() { s.Close(Unacknowledged) }
 
 // OnMessage takes what a client says: RefreshAccessToken, or nothing that is known.
 func (s *Session) OnMessage(_ bool, payload []byte) {
@@ -148,11 +177,16 @@ func (s *Session) OnPing(payload []byte) {
 	} else if s.control.Add(int32(n)) > maxControl {
 		return
 	}
-	s.send(ws.AppendFrame(make([]byte, 0, n), ws.OpPong, payload))
+	s.Send(ws.AppendFrame(make([]byte, 0, n), ws.OpPong, payload))
 }
 
-// OnPong needs nothing done: the bytes have shown life.
-func (s *Session) OnPong([]byte) {}
+// OnPong acknowledges events of a group. Otherwise the bytes have shown life, and that is
+// all.
+func (s *Session) OnPong(payload []byte) {
+	if s.Member != nil {
+		s.Member.Pong(payload)
+	}
+}
 
 // OnClose answers the client's close frame, or takes it as the answer to ours.
 func (s *Session) OnClose(code uint16, _ string) {
@@ -168,12 +202,16 @@ func (s *Session) OnViolation(code uint16, reason string) {
 }
 
 // OnWritten keeps the account of what the kernel took.
-func (s *Session) OnWritten(n int) { s.Reader.Written(n) }
+func (s *Session) OnWritten(n int) {
+	if s.Reader.Written(n) && s.Member != nil {
+		s.Member.Drained()
+	}
+}
 
 // OnGone forgets the session.
 func (s *Session) OnGone(error) {
 	s.state.Store(gone)
-	s.Reader.Detach()
+	s.detach(false)
 	s.registry.remove(s)
 }
 
@@ -228,7 +266,7 @@ func (s *Session) ping(now uint32) (next uint32) {
 		return s.pinged + timeout
 	case now >= heard+interval:
 		s.pinged = now
-		s.send(pingFrame)
+		s.Send(pingFrame)
 		return now + timeout
 	default:
 		return heard + interval

@@ -1,0 +1,270 @@
+package group
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+
+	"canopy/shared/event"
+)
+
+const (
+	// requestsAtOnce bounds the requests about consumers that are under way: each that
+	// makes one is a proposal to the whole cluster.
+	requestsAtOnce = 32
+
+	requestTimeout = 2 * time.Second
+
+	// namesTimeout is for the list of a stream's consumers, which may be long.
+	namesTimeout = 5 * time.Second
+)
+
+// Codes of nats-server's errors.json.
+const (
+	errCodeConsumerExists   jetstream.ErrorCode = 10148
+	errCodeNoMessageFound                       = 10037
+	errCodeReplicasExceeded jetstream.ErrorCode = 10126
+)
+
+// sight is what the edge saw of a consumer last.
+type sight struct {
+	at      time.Duration
+	floor   uint64        // stream sequence up to which everything was acknowledged
+	behind  bool          // events waited in the stream
+	missing uint64        // the oldest event of the application when a gap was told last
+	failing time.Duration // since when it does not answer, 0 if it does
+}
+
+// ensure finds the group's consumer or makes it: a new group begins with new events.
+func (h *Hub) ensure(ctx context.Context, g *Group, address string) error {
+	info, err := h.inspect(ctx, g)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		if err := h.allow(ctx, g, address); err != nil {
+			return err
+		}
+		info, err = h.create(ctx, g, jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverNewPolicy})
+	} else if err == nil {
+		info, err = h.adjust(ctx, g, info)
+	}
+	if err != nil {
+		return err
+	}
+	g.logID.Store(uint64(h.streams.Log(g.subject.shard)))
+	return h.see(ctx, g, info, !info.PushBound) // else somebody else was told
+}
+
+// request runs one request about a consumer when few others are under way.
+func (h *Hub) request(ctx context.Context, do func(ctx context.Context) error) error {
+	select {
+	case h.slots <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-h.slots }()
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	return do(ctx)
+}
+
+func (h *Hub) inspect(ctx context.Context, g *Group) (info *jetstream.ConsumerInfo, err error) {
+	err = h.request(ctx, func(ctx context.Context) error {
+		c, err := h.js.PushConsumer(ctx, g.subject.stream, g.subject.consumer)
+		if err != nil {
+			return fmt.Errorf("ask for consumer %s: %w", g.subject.consumer, err)
+		}
+		info = c.CachedInfo()
+		return nil
+	})
+	return info, err
+}
+
+// create makes the consumer. start says where it begins, and no more.
+func (h *Hub) create(ctx context.Context, g *Group, start jetstream.ConsumerConfig) (info *jetstream.ConsumerInfo, err error) {
+	cfg := h.want(g, start)
+	err = h.request(ctx, func(ctx context.Context) error {
+		c, err := h.js.CreatePushConsumer(ctx, g.subject.stream, cfg)
+		if err != nil {
+			return err
+		}
+		info = c.CachedInfo()
+		return nil
+	})
+	switch code := apiCode(err); {
+	case code == errCodeConsumerExists:
+		return h.inspect(ctx, g) // another edge was faster
+	case errors.Is(err, jetstream.ErrMaximumConsumersLimit):
+		return nil, fmt.Errorf("%w: %w", ErrTooManyGroups, err)
+	case err != nil:
+		return nil, fmt.Errorf("create consumer %s: %w", cfg.Durable, err)
+	}
+	h.stats.created.Inc()
+	h.log.Info("group made", zap.Stringer("group", g.key), zap.String("stream", g.subject.stream), zap.String("consumer", cfg.Durable))
+	return info, nil
+}
+
+// adjust changes a consumer that was made with other limits than this edge has.
+func (h *Hub) adjust(ctx context.Context, g *Group, info *jetstream.ConsumerInfo) (*jetstream.ConsumerInfo, error) {
+	has, want := info.Config, h.want(g, info.Config)
+	if has.MaxAckPending == want.MaxAckPending && has.AckWait == want.AckWait &&
+		has.InactiveThreshold == want.InactiveThreshold && has.Replicas == want.Replicas {
+		return info, nil
+	}
+	err := h.request(ctx, func(ctx context.Context) error {
+		c, err := h.js.UpdatePushConsumer(ctx, g.subject.stream, want)
+		if err != nil {
+			return fmt.Errorf("update consumer %s: %w", want.Durable, err)
+		}
+		info = c.CachedInfo()
+		return nil
+	})
+	if apiCode(err) == errCodeReplicasExceeded {
+		return info, nil // a stream of fewer copies than the setting: it stays as it is
+	}
+	return info, err
+}
+
+// want is the group's consumer. The place where it begins comes from start.
+func (h *Hub) want(g *Group, start jetstream.ConsumerConfig) jetstream.ConsumerConfig {
+	c := h.config.Groups
+	return jetstream.ConsumerConfig{
+		Durable:           g.subject.consumer,
+		Description:       "Canopy: " + g.key.String(),
+		DeliverPolicy:     start.DeliverPolicy,
+		OptStartSeq:       start.OptStartSeq,
+		OptStartTime:      start.OptStartTime,
+		AckPolicy:         jetstream.AckExplicitPolicy,
+		AckWait:           c.AckWait,
+		MaxDeliver:        -1,
+		FilterSubject:     g.subject.filter,
+		ReplayPolicy:      jetstream.ReplayInstantPolicy,
+		MaxAckPending:     c.InFlight,
+		DeliverSubject:    g.subject.deliver,
+		DeliverGroup:      g.subject.consumer,
+		InactiveThreshold: c.Forget,
+		Replicas:          c.Replicas,
+		Metadata:          start.Metadata, // the server keeps notes of its own there
+	}
+}
+
+// see notes what the consumer is like. With check it tells the group if events that it had
+// not got are gone.
+func (h *Hub) see(ctx context.Context, g *Group, info *jetstream.ConsumerInfo, check bool) error {
+	g.mu.Lock()
+	seen := g.seen
+	seen.at, seen.failing = h.now(), 0
+	seen.floor, seen.behind = max(seen.floor, info.AckFloor.Stream), info.NumPending > 0
+	g.seen = seen
+	g.mu.Unlock()
+	if !check || info.NumPending == 0 && info.NumAckPending == 0 || info.AckFloor.Stream == 0 {
+		return nil
+	}
+	oldest, err := h.oldest(ctx, g)
+	if err != nil || oldest <= info.AckFloor.Stream+1 || oldest == seen.missing {
+		return err
+	}
+	g.mu.Lock()
+	g.seen.missing = oldest
+	g.mu.Unlock()
+	h.tell(g, event.GapRetention, info.AckFloor.Stream, oldest)
+	return nil
+}
+
+// tell says to the group's next member that events may be missing between two sequences.
+func (h *Hub) tell(g *Group, reason string, after, before uint64) {
+	h.stats.gaps.Inc()
+	h.log.Warn("events of a group are gone, or may be", zap.Stringer("group", g.key), zap.String("reason", reason),
+		zap.Uint64("after", after), zap.Uint64("before", before))
+	log := g.log()
+	gap := event.Gap{
+		Application: g.key.Application, Reason: reason, At: time.Now(),
+		Before: event.Cursor{Log: log, Sequence: before},
+	}
+	if reason != event.GapLog {
+		gap.After = event.Cursor{Log: log, Sequence: after}
+	}
+	g.mu.Lock()
+	g.rotation.say(&delivery{seq: before - 1, data: gap.JSON()})
+	g.schedule()
+}
+
+// oldest is the sequence of the application's oldest event in its stream, 0 if there is
+// none. The leader answers.
+func (h *Hub) oldest(ctx context.Context, g *Group) (uint64, error) {
+	var answer struct {
+		Message struct {
+			Sequence uint64 `json:"seq"`
+		} `json:"message"`
+		Error *jetstream.APIError `json:"error"`
+	}
+	query := struct {
+		Sequence uint64 `json:"seq"`
+		Subject  string `json:"next_by_subj"`
+	}{1, g.subject.filter}
+	if err := h.ask(ctx, "$JS.API.STREAM.MSG.GET."+g.subject.stream, query, &answer); err != nil {
+		return 0, fmt.Errorf("ask for the oldest event: %w", err)
+	}
+	if answer.Error != nil && answer.Error.ErrorCode != errCodeNoMessageFound {
+		return 0, fmt.Errorf("ask for the oldest event: %w", answer.Error)
+	}
+	return answer.Message.Sequence, nil
+}
+
+// count is the number of groups that an application has, on all edges.
+func (h *Hub) count(ctx context.Context, g *Group) (n int, err error) {
+	mine := prefix(g.key.Application) + "-"
+	for offset, total := 0, 1; offset < total; {
+		var page struct {
+			Total     int                 `json:"total"`
+			Consumers []string            `json:"consumers"`
+			Error     *jetstream.APIError `json:"error"`
+		}
+		query := struct {
+			Offset int `json:"offset"`
+		}{offset}
+		if err := h.ask(ctx, "$JS.API.CONSUMER.NAMES."+g.subject.stream, query, &page); err != nil {
+			return 0, fmt.Errorf("list the consumers of %s: %w", g.subject.stream, err)
+		}
+		if page.Error != nil {
+			return 0, fmt.Errorf("list the consumers of %s: %w", g.subject.stream, page.Error)
+		}
+		for _, name := range page.Consumers {
+			if strings.HasPrefix(name, mine) {
+				n++
+			}
+		}
+		if total = page.Total; len(page.Consumers) == 0 {
+			break
+		}
+		offset += len(page.Consumers)
+	}
+	return n, nil
+}
+
+// ask sends a request of the JetStream API.
+func (h *Hub) ask(ctx context.Context, to string, query, answer any) error {
+	body, err := json.Marshal(query)
+	if err != nil {
+		return err
+	}
+	return h.request(ctx, func(ctx context.Context) error {
+		msg, err := h.js.Conn().RequestWithContext(ctx, to, body)
+		if err != nil {
+			return err
+		}
+		return json.Unmarshal(msg.Data, answer)
+	})
+}
+
+func apiCode(err error) jetstream.ErrorCode {
+	var js jetstream.JetStreamError
+	if errors.As(err, &js) && js.APIError() != nil {
+		return js.APIError().ErrorCode
+	}
+	return 0
+}

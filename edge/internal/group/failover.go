@@ -1,0 +1,5 @@
+package group
+
+import "context"
+
+func (h *Hub) missed(ctx context.Context, g *Group) {}

@@ -1,0 +1,347 @@
+package group
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"canopy/shared/config"
+	"canopy/shared/event"
+)
+
+const (
+	// inboundMessages is the room of one reader's channel. A reader never waits for
+	// anything, and what does not fit JetStream sends again.
+	inboundMessages = 64 << 10
+
+	// linger is how long a group without members is kept: its last messages still come
+	// and must be handed back.
+	linger = 30 * time.Second
+
+	openTimeout = 8 * time.Second
+
+	// turnRounds is how often a worker serves a group before the others have their turn.
+	turnRounds = 16
+
+	// keepBuffer is the size up to which a worker keeps its buffer for writes, in bytes.
+	keepBuffer = 1 << 20
+
+	tidyEvery = time.Second
+)
+
+// What Join returns, wrapped.
+var (
+	ErrUnavailable   = errors.New("group is not available")
+	ErrTooManyGroups = errors.New("too many groups of this application")
+	ErrTooManyNew    = errors.New("too many new groups from this address")
+)
+
+// Config is what a Hub needs to know.
+type Config struct {
+	Groups config.Groups
+	Limits config.Limits
+	// Bytes bounds the events that all groups of the edge hold until they are
+	// acknowledged.
+	Bytes int64
+	// Held gives the bytes that wait for stalled sockets, and HeldLimit is where the
+	// groups stop adding to them.
+	Held      func() int64
+	HeldLimit int64
+	// Workers is the number of goroutines that write to members; 0 means one a core.
+	Workers int
+}
+
+func (c Config) limits() limits {
+	return limits{window: c.Groups.MemberInFlight, ackWait: c.Groups.AckWait}
+}
+
+// Streams says where applications lie.
+type Streams interface {
+	// Shards is the number of streams, or an error as long as it is not known.
+	Shards() (int, error)
+	// Log identifies the stream of a shard.
+	Log(shard int) event.Log
+}
+
+// Hub holds the groups of one edge. Its methods may be called from any goroutine.
+type Hub struct {
+	config  Config
+	nc      *nats.Conn // events and acknowledgements, so that they wait behind nothing
+	js      jetstream.JetStream
+	streams Streams
+	log     *zap.Logger
+	stats   *metrics
+	room    *room
+	start   time.Time
+	queue   *queueOfGroups
+	readers []chan *nats.Msg
+	drains  drains
+	slots   chan struct{} // requests about consumers that are under way
+	quota   *quota
+
+	context context.Context // of Run
+	cancel  context.CancelFunc
+	opening sync.WaitGroup
+
+	mu        sync.RWMutex
+	groups    map[Key]*Group
+	byDeliver map[string]*Group
+
+	clockMu sync.Mutex
+	active  []*Group // what the clock visits
+}
+
+// New makes a Hub that takes events from nc and asks about consumers over requests.
+func New(cfg Config, nc, requests *nats.Conn, streams Streams, log *zap.Logger, reg prometheus.Registerer) (*Hub, error) {
+	js, err := jetstream.New(requests)
+	if err != nil {
+		return nil, fmt.Errorf("use JetStream: %w", err)
+	}
+	if cfg.Workers == 0 {
+		cfg.Workers = runtime.GOMAXPROCS(0)
+	}
+	h := &Hub{
+		config: cfg, nc: nc, js: js, streams: streams, log: log, start: time.Now(),
+		room: &room{limit: cfg.Bytes}, queue: newQueueOfGroups(), quota: newQuota(cfg.Limits),
+		slots: make(chan struct{}, requestsAtOnce), drains: drains{nc: nc},
+		groups: map[Key]*Group{}, byDeliver: map[string]*Group{},
+	}
+	for range cfg.Workers {
+		h.readers = append(h.readers, make(chan *nats.Msg, inboundMessages))
+	}
+	h.stats = newMetrics(reg, h)
+	h.context, h.cancel = context.WithCancel(context.Background())
+	return h, nil
+}
+
+// now is the time since the hub began.
+func (h *Hub) now() time.Duration { return time.Since(h.start) }
+
+// Run reads events and serves groups until ctx ends. Its sockets must be closed before.
+func (h *Hub) Run(ctx context.Context) error {
+	defer h.opening.Wait()
+	defer h.cancel()
+	deleted, err := h.nc.Subscribe(deletedAdvisory+"*.*", h.consumerDeleted)
+	if err != nil {
+		return fmt.Errorf("subscribe to advisories of consumers: %w", err)
+	}
+	defer func() { _ = deleted.Unsubscribe() }()
+	group, ctx := errgroup.WithContext(ctx)
+	for _, inbound := range h.readers {
+		group.Go(func() error { h.read(ctx, inbound); return nil })
+	}
+	for range h.config.Workers {
+		group.Go(func() error { h.queue.serve(); return nil })
+	}
+	group.Go(func() error { h.clock(ctx); return nil })
+	group.Go(func() error { h.lookAgain(ctx); return nil })
+	group.Go(func() error { <-ctx.Done(); h.queue.stop(); return nil })
+	return group.Wait()
+}
+
+// read takes what the subscriptions of many groups bring. It never waits for anything else.
+func (h *Hub) read(ctx context.Context, inbound <-chan *nats.Msg) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case msg := <-inbound:
+			h.mu.RLock()
+			g := h.byDeliver[msg.Sub.Subject]
+			h.mu.RUnlock()
+			if g != nil {
+				g.receive(msg)
+			} else {
+				_ = h.nc.Publish(msg.Reply, nakText) // or JetStream finds out by itself
+			}
+		}
+	}
+}
+
+// Join makes socket a member of a group: what JetStream acknowledges after Join has
+// returned comes to some member. The member must Leave in the end. address is where an
+// anonymous client comes from. The error wraps ErrUnavailable, ErrTooManyGroups or
+// ErrTooManyNew, or is the context's.
+func (h *Hub) Join(ctx context.Context, key Key, address string, socket Socket) (*Member, error) {
+	g, err := h.pin(key, address)
+	if err != nil {
+		return nil, err
+	}
+	defer g.unpin()
+	select {
+	case <-g.opened:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if g.failed != nil {
+		return nil, g.failed
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.sockets++
+	return newMember(g, socket), nil
+}
+
+// pin finds the group or begins to open it. It is not forgotten until unpin.
+func (h *Hub) pin(key Key, address string) (*Group, error) {
+	shards, err := h.streams.Shards()
+	if err = errors.Join(err, h.context.Err()); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	g := h.groups[key]
+	if g == nil {
+		s := key.subjects(shards)
+		g = newGroup(h, key, s, h.readers[len(h.groups)%len(h.readers)])
+		h.groups[key], h.byDeliver[s.deliver] = g, g
+		h.opening.Add(1)
+		go func() {
+			defer h.opening.Done()
+			h.open(g, address)
+		}()
+	}
+	g.mu.Lock()
+	g.pins++
+	g.mu.Unlock()
+	return g, nil
+}
+
+func (g *Group) unpin() {
+	g.mu.Lock()
+	g.pins--
+	g.idle = g.hub.now()
+	g.mu.Unlock()
+}
+
+// open opens g for all that wait for it. It does not depend on the first of them.
+func (h *Hub) open(g *Group, address string) {
+	ctx, cancel := context.WithTimeout(h.context, openTimeout)
+	defer cancel()
+	err := h.ensure(ctx, g, address)
+	if err != nil {
+		if !errors.Is(err, ErrTooManyGroups) && !errors.Is(err, ErrTooManyNew) {
+			err = fmt.Errorf("%w: %w", ErrUnavailable, err)
+			h.log.Warn("open group", zap.Stringer("group", g.key), zap.Error(err))
+		}
+		h.mu.Lock()
+		h.remove(g)
+		h.mu.Unlock()
+	}
+	g.failed = err
+	close(g.opened)
+}
+
+// remove forgets g. mu is held.
+func (h *Hub) remove(g *Group) {
+	if h.groups[g.key] == g {
+		delete(h.groups, g.key)
+		delete(h.byDeliver, g.subject.deliver)
+	}
+}
+
+// all lists the groups.
+func (h *Hub) all() []*Group {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	list := make([]*Group, 0, len(h.groups))
+	for _, g := range h.groups {
+		list = append(list, g)
+	}
+	return list
+}
+
+// tidy forgets groups that had no member for a while.
+func (h *Hub) tidy() {
+	now := h.now()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, g := range h.groups {
+		g.mu.Lock()
+		if g.sockets == 0 && g.pins == 0 && !g.queued && now-g.idle >= linger {
+			h.remove(g)
+		}
+		g.mu.Unlock()
+	}
+}
+
+// clock lets time pass for the groups that wait for something.
+func (h *Hub) clock(ctx context.Context) {
+	ticker, tidy := time.NewTicker(tickEvery), time.NewTicker(tidyEvery)
+	defer ticker.Stop()
+	defer tidy.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tidy.C:
+			h.tidy()
+		case <-ticker.C:
+			h.clockMu.Lock()
+			list := h.active
+			h.active = nil
+			h.clockMu.Unlock()
+			now, connected := h.now(), h.nc.IsConnected()
+			for _, g := range list {
+				if g.tick(now, connected) {
+					h.activate(g)
+				}
+			}
+			h.drains.check()
+		}
+	}
+}
+
+func (h *Hub) activate(g *Group) {
+	h.clockMu.Lock()
+	h.active = append(h.active, g)
+	h.clockMu.Unlock()
+}
+
+// overHeld says whether too many bytes wait for stalled sockets.
+func (h *Hub) overHeld() bool { return h.config.Held() > h.config.HeldLimit }
+
+// Drain stops taking events, hands back what nobody was given, and waits until members
+// have acknowledged what they have, or ctx ends.
+func (h *Hub) Drain(ctx context.Context) {
+	for _, g := range h.all() {
+		g.mu.Lock()
+		g.rotation.stop()
+		g.schedule()
+	}
+	ticker := time.NewTicker(tickEvery)
+	defer ticker.Stop()
+	for h.sum().inFlight > 0 {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// room bounds the bytes of events that groups hold.
+type room struct {
+	limit int64
+	bytes atomic.Int64
+}
+
+func (r *room) take(n int) bool {
+	if r.bytes.Add(int64(n)) > r.limit {
+		r.give(n)
+		return false
+	}
+	return true
+}
+
+func (r *room) give(n int) { r.bytes.Add(-int64(n)) }

@@ -1,0 +1,156 @@
+package group
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"canopy/shared/event"
+)
+
+const (
+	deletedAdvisory = "$JS.EVENT.ADVISORY.CONSUMER.DELETED."
+
+	lookEvery = 30 * time.Second
+
+	// lookSingle is lookEvery for consumers of one copy, whose node may be away. What a
+	// failover repeats came after the last look.
+	lookSingle = 3 * time.Second
+
+	// looksPerSecond bounds the questions about consumers when there are very many groups.
+	looksPerSecond = 500
+	looksAtOnce    = 16
+)
+
+// consumerDeleted takes JetStream's advisory: groups with members look at once.
+func (h *Hub) consumerDeleted(msg *nats.Msg) {
+	stream, consumer, ok := strings.Cut(strings.TrimPrefix(msg.Subject, deletedAdvisory), ".")
+	if !ok {
+		return
+	}
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	for _, g := range h.groups {
+		if g.subject.consumer == consumer && g.subject.stream == stream {
+			g.lookSoon()
+			return
+		}
+	}
+}
+
+// Reconnected must be called when the connection of events stands again.
+func (h *Hub) Reconnected() {
+	for _, g := range h.all() {
+		g.lookSoon()
+	}
+}
+
+func (g *Group) lookSoon() {
+	g.mu.Lock()
+	g.seen.at = 0
+	g.mu.Unlock()
+}
+
+// lookAgain asks from time to time whether the consumers of groups with members are there.
+func (h *Hub) lookAgain(ctx context.Context) {
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		looks, ctx := errgroup.WithContext(ctx)
+		looks.SetLimit(looksAtOnce)
+		for _, g := range h.due() {
+			looks.Go(func() error { h.look(ctx, g); return nil })
+		}
+		_ = looks.Wait()
+	}
+}
+
+// due lists the groups that have not been looked at for a while.
+func (h *Hub) due() []*Group {
+	every := lookEvery
+	if h.config.Groups.Replicas == 1 {
+		every = lookSingle
+	}
+	now := h.now()
+	var list []*Group
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	for _, g := range h.groups {
+		g.mu.Lock()
+		if g.sockets > 0 && g.isOpen() && (g.seen.at == 0 || now-g.seen.at >= every) {
+			list = append(list, g)
+		}
+		g.mu.Unlock()
+		if len(list) == looksPerSecond {
+			break
+		}
+	}
+	return list
+}
+
+// isOpen says whether opening has succeeded. mu is held.
+func (g *Group) isOpen() bool { return g.logID.Load() != 0 }
+
+// look sees to it that the group's consumer is there.
+func (h *Hub) look(ctx context.Context, g *Group) {
+	info, err := h.inspect(ctx, g)
+	switch {
+	case errors.Is(err, jetstream.ErrConsumerNotFound):
+		err = h.makeAgain(ctx, g)
+	case err == nil:
+		g.mu.Lock()
+		behind := g.seen.behind
+		g.mu.Unlock()
+		err = h.see(ctx, g, info, behind) // one that is not may have been quiet for longer than the log's age
+	default:
+		h.missed(ctx, g)
+	}
+	if err != nil && ctx.Err() == nil {
+		h.stats.lookErrors.Inc()
+		h.log.Debug("look at a group's consumer", zap.Stringer("group", g.key), zap.Error(err))
+	}
+}
+
+// makeAgain makes a consumer that is gone: where it stopped, as far as this edge knows, or
+// from the beginning if the stream is another one.
+func (h *Hub) makeAgain(ctx context.Context, g *Group) error {
+	stream, err := h.js.Stream(ctx, g.subject.stream)
+	if err != nil {
+		return err
+	}
+	log := event.LogOf(stream.CachedInfo().Created)
+	g.mu.Lock()
+	floor := g.seen.floor
+	g.mu.Unlock()
+	start := jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: floor + 1}
+	another := log != g.log()
+	if another {
+		start = jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverAllPolicy}
+		g.mu.Lock()
+		g.rotation.restart()
+		g.seen = sight{}
+		g.logID.Store(uint64(log))
+		g.schedule()
+	}
+	info, err := h.create(ctx, g, start)
+	if err != nil {
+		return err
+	}
+	h.stats.remade.Inc()
+	h.log.Warn("a group's consumer was gone and is made again", zap.Stringer("group", g.key), zap.Bool("other stream", another))
+	if another {
+		h.tell(g, event.GapLog, 0, stream.CachedInfo().State.FirstSeq)
+	}
+	return h.see(ctx, g, info, !another)
+}

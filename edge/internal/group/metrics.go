@@ -1,0 +1,97 @@
+package group
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics count what groups do. Their names begin with canopy_edge_group.
+type metrics struct {
+	writes, deliveries, bytes                       prometheus.Counter
+	acknowledged, refused, redelivered, repeated    prometheus.Counter
+	silent, faults, foreign, unanswered, lookErrors prometheus.Counter
+	created, remade, gaps                           prometheus.Counter
+	age                                             prometheus.Histogram
+}
+
+func newMetrics(reg prometheus.Registerer, h *Hub) *metrics {
+	counter := func(name, help string) prometheus.Counter {
+		c := prometheus.NewCounter(prometheus.CounterOpts{Name: "canopy_edge_group_" + name, Help: help})
+		reg.MustRegister(c)
+		return c
+	}
+	gauge := func(name, help string, value func(total) float64) {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "canopy_edge_" + name, Help: help},
+			func() float64 { return value(h.sum()) }))
+	}
+	gauge("groups", "Groups that have members on this edge, or had until a moment ago.", func(t total) float64 { return float64(t.groups) })
+	gauge("group_members", "Sockets that are members of groups.", func(t total) float64 { return float64(t.members) })
+	gauge("group_members_slow", "Members that owe an acknowledgement and are passed over.", func(t total) float64 { return float64(t.slow) })
+	gauge("group_in_flight", "Events that members have not acknowledged.", func(t total) float64 { return float64(t.inFlight) })
+	gauge("group_waiting", "Events that wait for a member.", func(t total) float64 { return float64(t.waiting) })
+	gauge("group_bytes", "Bytes of events that groups hold until they are acknowledged.", func(total) float64 { return float64(h.room.bytes.Load()) })
+	gauge("group_oldest_unacknowledged_seconds", "Time since the oldest event came that is not acknowledged.", func(t total) float64 { return t.oldest.Seconds() })
+	m := &metrics{
+		writes:       counter("writes_total", "Writes of events to members."),
+		deliveries:   counter("deliveries_total", "Events written to members, repeats included."),
+		bytes:        counter("written_bytes_total", "Bytes of events and Pings written to members."),
+		acknowledged: counter("acknowledged_total", "Events acknowledged to JetStream, or passed over because of their channel."),
+		refused:      counter("refused_total", "Events handed back to JetStream, because no member could take them."),
+		redelivered:  counter("redelivered_total", "Events that JetStream has sent again."),
+		repeated:     counter("repeated_total", "Events written to a second member, because the first one did not acknowledge."),
+		silent:       counter("silent_total", "Members dropped because they acknowledged nothing."),
+		faults:       counter("faulty_events_total", "Stored messages that are no events."),
+		foreign:      counter("foreign_messages_total", "Messages on our subjects that no consumer had sent."),
+		unanswered:   counter("unanswered_total", "Acknowledgements that could not be published."),
+		lookErrors:   counter("look_errors_total", "Looks at a consumer that failed."),
+		created:      counter("created_total", "Consumers made for groups."),
+		remade:       counter("remade_total", "Consumers that were gone and were made again."),
+		gaps:         counter("gaps_total", "Times that events of a group were gone, or may have been."),
+		age: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "canopy_edge_group_event_age_seconds",
+			Help:    "Age of an event, since it was appended to Kafka, when it was written to a member.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
+		}),
+	}
+	reg.MustRegister(m.age)
+	return m
+}
+
+// delivered counts one write.
+func (m *metrics) delivered(events []*delivery, bytes int, now time.Time) {
+	if len(events) == 0 {
+		return
+	}
+	m.writes.Inc()
+	m.deliveries.Add(float64(len(events)))
+	m.bytes.Add(float64(bytes))
+	ms := now.UnixMilli()
+	for _, d := range events {
+		if d.appended > 0 {
+			m.age.Observe(max(0, float64(ms-d.appended)/1000))
+		}
+	}
+}
+
+// total is the state of all groups together.
+type total struct {
+	groups, members, slow, inFlight, waiting int
+	oldest                                   time.Duration // since the oldest event came that is not acknowledged
+}
+
+// sum looks at every group.
+func (h *Hub) sum() total {
+	var t total
+	now := h.now()
+	for _, g := range h.all() {
+		s := g.status(now)
+		t.groups++
+		t.members += s.Members
+		t.slow += s.Slow
+		t.inFlight += s.InFlight
+		t.waiting += s.Waiting
+		t.oldest = max(t.oldest, s.oldest)
+	}
+	return t
+}

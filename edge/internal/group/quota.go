@@ -1,0 +1,114 @@
+package group
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"canopy/shared/config"
+)
+
+const (
+	// newcomersPer is the time for which new groups of one address are counted.
+	newcomersPer = time.Hour
+
+	// countFor is how long the number of an application's groups is remembered.
+	countFor = 10 * time.Second
+
+	// maxRemembered bounds the addresses and applications that are told apart.
+	maxRemembered = 64 << 10
+)
+
+// quota bounds the groups that are made. Any goroutine may call it.
+type quota struct {
+	perApplication, perAddress int
+
+	mu        sync.Mutex
+	began     time.Time // of this hour
+	addresses map[string]int
+	counts    map[string]counted
+}
+
+// counted is how many groups an application had at a time, with those made since.
+type counted struct {
+	at time.Time
+	n  int
+}
+
+func newQuota(l config.Limits) *quota {
+	return &quota{
+		perApplication: l.GroupsPerApplication, perAddress: l.NewGroupsPerAddress,
+		addresses: map[string]int{}, counts: map[string]counted{},
+	}
+}
+
+// allow says why g, which does not exist yet, may not be made, or nil.
+func (h *Hub) allow(ctx context.Context, g *Group, address string) error {
+	if limit := h.quota.perApplication; limit > 0 {
+		n, fresh := h.quota.known(g.key.Application, time.Now())
+		if !fresh {
+			ctx, cancel := context.WithTimeout(ctx, namesTimeout)
+			defer cancel()
+			var err error
+			if n, err = h.count(ctx, g); err != nil {
+				return err
+			}
+		}
+		if !h.quota.add(g.key.Application, n, fresh, time.Now()) {
+			return fmt.Errorf("%w: %d", ErrTooManyGroups, n)
+		}
+	}
+	if g.key.Anonymous && !h.quota.newcomer(address, time.Now()) {
+		return ErrTooManyNew
+	}
+	return nil
+}
+
+func (q *quota) known(application string, now time.Time) (n int, fresh bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	c, ok := q.counts[application]
+	return c.n, ok && now.Sub(c.at) < countFor
+}
+
+// add counts one more group of application, unless there are too many.
+func (q *quota) add(application string, n int, known bool, now time.Time) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	c, ok := q.counts[application]
+	if !known || !ok {
+		if len(q.counts) >= maxRemembered {
+			clear(q.counts) // they are asked for again
+		}
+		c = counted{now, n}
+	}
+	if c.n >= q.perApplication {
+		q.counts[application] = c
+		return false
+	}
+	c.n++
+	q.counts[application] = c
+	return true
+}
+
+// newcomer counts a new group of an address, unless it has made too many in this hour.
+func (q *quota) newcomer(address string, now time.Time) bool {
+	if q.perAddress <= 0 {
+		return true
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if now.Sub(q.began) >= newcomersPer {
+		q.began = now
+		clear(q.addresses)
+	}
+	if _, ok := q.addresses[address]; !ok && len(q.addresses) >= maxRemembered {
+		address = "" // all further ones share one account
+	}
+	if q.addresses[address] >= q.perAddress {
+		return false
+	}
+	q.addresses[address]++
+	return true
+}

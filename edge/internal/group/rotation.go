@@ -1,0 +1,418 @@
+package group
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+const (
+	// A write carries at most so many events, and no further one above so many bytes.
+	writeEvents = 64
+	writeBytes  = 64 << 10
+
+	// memberBytes bounds what one member has and has not acknowledged, but for one event.
+	memberBytes = 1 << 20
+
+	// askAfter is how long events may be out before a Ping asks for them, if an older
+	// Ping is not answered.
+	askAfter = 100 * time.Millisecond
+
+	// slowAfter is how long the rotation waits for a member that owes an answer.
+	slowAfter = 250 * time.Millisecond
+
+	// silentAfter is when a member that does not answer loses what it was given. It lies
+	// before the end of the time in which JetStream wants an acknowledgement.
+	silentAfter = 10 * time.Second
+
+	// leaveGrace is how long a member that leaves may acknowledge.
+	leaveGrace = 100 * time.Millisecond
+
+	// parkedFor is how long events wait when no member is ready, before others get them.
+	parkedFor = time.Second
+
+	// leaseMargin is the part of the lease's end in which nothing is given out.
+	leaseMargin = 2 * time.Second
+)
+
+// limits bound what a group has on this edge.
+type limits struct {
+	window  int           // events that one member has not acknowledged
+	ackWait time.Duration // after which JetStream gives an event to somebody else
+}
+
+// delivery is one event on its way to a member.
+type delivery struct {
+	seq      uint64 // in the stream
+	data     []byte // JSON as the log holds it
+	appended int64  // to Kafka, ms since 1970, 0 if unknown
+	reply    string // where it is acknowledged; empty for a notice of the edge's own
+	ping     uint64 // the Ping that asks for it, 0 as long as none was sent
+	given    bool   // some member may have had it
+	void     bool   // its stream is gone
+	came     time.Duration
+
+	// lease is when JetStream may give it to somebody else: after it, the edge gives it
+	// to nobody.
+	lease time.Duration
+}
+
+// rotation decides who gets what, when to ask, and what is acknowledged. It is pure: time
+// comes in as an argument, and what is to be done goes out in done. Times are durations
+// since some beginning.
+//
+// The events of a group on this edge are in one of three places: back, fresh, or the
+// flight of a member; held has them all.
+type rotation struct {
+	limits limits
+	room   *room
+
+	turn    *Member // of the ring of ready members
+	ready   int
+	members int  // that have opened and not left
+	stopped bool // the edge drains: nothing more is given out
+
+	held   map[uint64]*delivery
+	back   []*delivery      // given back by members, in order; they go first
+	fresh  queue[*delivery] // not given to anybody yet
+	notice *delivery        // what the edge itself has to say; it goes before all
+	parked time.Duration    // since when events wait and nobody is ready; 0 if not so
+	renew  time.Duration    // when the next lease is to be renewed
+
+	busy  []*Member // that have something in flight, or leave
+	dirty []*Member // that have something to be written
+	stats tally
+	done  outcome
+}
+
+// tally counts what happened, for tests and for the debug page.
+type tally struct {
+	given, repeated, expired, returned uint64
+}
+
+func newRotation(l limits, r *room) rotation { return rotation{limits: l, room: r} }
+
+// open lets m have its turn, as the last one of this round.
+func (r *rotation) open(m *Member) {
+	if m.state != joining {
+		return
+	}
+	r.members++
+	r.enter(m)
+}
+
+// enter puts m into the ring.
+func (r *rotation) enter(m *Member) {
+	m.state = ready
+	r.ready++
+	r.parked = 0
+	if r.turn == nil {
+		m.next, m.prev = m, m
+		r.turn = m
+		return
+	}
+	m.next, m.prev = r.turn, r.turn.prev
+	m.prev.next, m.next.prev = m, m
+}
+
+// exit takes m out of the ring.
+func (r *rotation) exit(m *Member, now time.Duration) {
+	r.ready--
+	if m.next == m {
+		r.turn = nil
+		r.parked = now
+	} else {
+		m.prev.next, m.next.prev = m.next, m.prev
+		if r.turn == m {
+			r.turn = m.next
+		}
+	}
+	m.next, m.prev = nil, nil
+}
+
+// take accepts an event, or refuses it if nobody could get it or there is no room.
+func (r *rotation) take(d *delivery, now time.Duration) {
+	d.came, d.lease = now, now+r.limits.ackWait
+	if old := r.held[d.seq]; old != nil {
+		// JetStream gave up waiting, or has a new leader that does not know: it is here.
+		old.reply, old.lease = d.reply, d.lease
+		r.stats.repeated++
+		return
+	}
+	switch {
+	case r.stopped || r.members == 0:
+		r.done.naks = append(r.done.naks, d.reply)
+		return
+	case !r.room.take(len(d.data)):
+		r.done.later = append(r.done.later, d.reply)
+		return
+	}
+	if r.held == nil {
+		r.held = map[uint64]*delivery{}
+	}
+	if len(r.held) == 0 {
+		r.renew = now + r.limits.ackWait/2
+	}
+	r.held[d.seq] = d
+	r.fresh.push(d)
+	if r.ready == 0 && r.parked == 0 {
+		r.parked = now
+	}
+}
+
+// say has a notice given to the next member whose turn it is.
+func (r *rotation) say(d *delivery) { r.notice = d }
+
+// assign gives out what waits, in strict rotation: it stops at a member that can take
+// nothing now. With over no member can, since too many bytes wait for stalled sockets.
+func (r *rotation) assign(now time.Duration, over bool) {
+	for r.turn != nil && !over && !r.stopped {
+		m := r.turn
+		if !r.takes(m) {
+			break
+		}
+		d := r.next(now)
+		if d == nil {
+			break
+		}
+		r.give(m, d, now)
+		r.turn = m.next
+	}
+	for _, m := range r.dirty {
+		r.flush(m, now)
+	}
+	r.dirty = r.dirty[:0]
+}
+
+// takes says whether m can be given one more event.
+func (r *rotation) takes(m *Member) bool {
+	if m.flight.len() >= r.limits.window || m.bytes >= memberBytes {
+		return false
+	}
+	if n := len(m.out); n > 0 {
+		return n < writeEvents && m.outBytes < writeBytes
+	}
+	return m.socket.Owed() == 0
+}
+
+// next takes the event that goes out next, nil if none waits.
+func (r *rotation) next(now time.Duration) *delivery {
+	if d := r.notice; d != nil {
+		r.notice = nil
+		return d
+	}
+	for {
+		var d *delivery
+		switch {
+		case len(r.back) > 0:
+			d = r.back[0]
+			r.back = slices.Delete(r.back, 0, 1)
+		case r.fresh.len() > 0:
+			d = r.fresh.pop()
+		default:
+			return nil
+		}
+		if now < d.lease-leaseMargin {
+			return d
+		}
+		r.forget(d) // JetStream will give it to somebody, perhaps to us
+		r.stats.expired++
+	}
+}
+
+// forget drops an event that this edge has no more to do with.
+func (r *rotation) forget(d *delivery) {
+	if d.reply == "" || d.void {
+		return
+	}
+	delete(r.held, d.seq)
+	r.room.give(len(d.data))
+}
+
+func (r *rotation) give(m *Member, d *delivery, now time.Duration) {
+	r.stats.given++
+	if d.given {
+		r.stats.returned++
+	}
+	d.given, d.ping = true, 0
+	m.flight.push(d)
+	m.bytes += len(d.data)
+	m.out = append(m.out, d)
+	m.outBytes += len(d.data)
+	if m.unasked == 0 {
+		m.askedFor = now
+	}
+	m.unasked++
+	r.touch(m)
+	r.attend(m)
+}
+
+// touch has m's events written.
+func (r *rotation) touch(m *Member) {
+	if !m.dirty {
+		m.dirty = true
+		r.dirty = append(r.dirty, m)
+	}
+}
+
+// attend has the clock look at m.
+func (r *rotation) attend(m *Member) {
+	if !m.busy {
+		m.busy = true
+		r.busy = append(r.busy, m)
+	}
+}
+
+// flush makes the write of what m was given. A Ping goes with it, unless an older one is
+// not answered and there is no hurry.
+func (r *rotation) flush(m *Member, now time.Duration) {
+	m.dirty = false
+	if m.state == left {
+		m.out = nil
+		return
+	}
+	full := m.flight.len() >= r.limits.window || m.bytes >= memberBytes
+	var asked uint64
+	if m.unasked > 0 && (m.pings.len() == 0 || m.unasked >= writeEvents || full || m.askNow) {
+		m.counter++
+		asked = m.counter
+		m.pings.push(ping{asked, now})
+		flight := m.flight.all()
+		for _, d := range flight[len(flight)-m.unasked:] {
+			d.ping = asked
+		}
+		m.unasked = 0
+	}
+	m.askNow = false
+	if len(m.out) == 0 && asked == 0 {
+		return
+	}
+	r.done.add(m, m.out, asked)
+	clear(m.out)
+	m.out, m.outBytes = m.out[:0], 0
+	if cap(m.out) > keepItems {
+		m.out = nil
+	}
+}
+
+// pong acknowledges everything that m was asked for up to the Ping of this counter.
+func (r *rotation) pong(m *Member, counter uint64, now time.Duration) {
+	if m.state == left || counter > m.counter || m.pings.len() == 0 || counter < m.pings.front().counter {
+		return
+	}
+	for m.pings.len() > 0 && m.pings.front().counter <= counter {
+		m.pings.pop()
+	}
+	for m.flight.len() > 0 {
+		d := *m.flight.front()
+		if d.ping == 0 || d.ping > counter {
+			break
+		}
+		m.flight.pop()
+		m.bytes -= len(d.data)
+		r.forget(d)
+		if d.reply != "" {
+			r.done.acks = append(r.done.acks, d.reply)
+		}
+	}
+	m.heard = now
+	switch {
+	case m.state == slow:
+		r.enter(m)
+	case m.state == leaving && m.flight.len() == 0:
+		r.end(m, now)
+	}
+}
+
+// leave begins the end of a membership, or ends it.
+func (r *rotation) leave(m *Member, grace bool, now time.Duration) {
+	switch m.state {
+	case joining:
+		m.state = left
+		r.done.ended = append(r.done.ended, m)
+		return
+	case left:
+		return
+	case ready:
+		r.exit(m, now)
+	}
+	if m.state != leaving {
+		m.state = leaving
+		m.leaveBy = now + leaveGrace
+		m.askNow = true
+		r.touch(m)
+		r.attend(m)
+	}
+	if !grace || m.flight.len() == 0 {
+		r.end(m, now)
+	}
+}
+
+// end gives back what m has not acknowledged: to the other members, or to JetStream if
+// there is none.
+func (r *rotation) end(m *Member, now time.Duration) {
+	if m.state == ready {
+		r.exit(m, now)
+	}
+	m.state = left
+	r.members--
+	for _, d := range m.flight.all() {
+		r.giveBack(d)
+	}
+	m.flight, m.pings, m.bytes = queue[*delivery]{}, queue[ping]{}, 0
+	r.done.ended = append(r.done.ended, m)
+	if r.members == 0 || r.stopped {
+		r.handBack()
+	}
+}
+
+// giveBack has d go to the next members, before what nobody had yet.
+func (r *rotation) giveBack(d *delivery) {
+	if d.void {
+		return
+	}
+	if d.reply == "" {
+		r.notice = d
+		return
+	}
+	i, _ := slices.BinarySearchFunc(r.back, d, func(a, b *delivery) int { return cmp.Compare(a.seq, b.seq) })
+	r.back = slices.Insert(r.back, i, d)
+}
+
+// handBack gives everything that waits to JetStream, in order.
+func (r *rotation) handBack() {
+	list := slices.Concat(r.back, r.fresh.all())
+	slices.SortFunc(list, func(a, b *delivery) int { return cmp.Compare(a.seq, b.seq) })
+	for _, d := range list {
+		r.done.naks = append(r.done.naks, d.reply)
+		r.forget(d)
+	}
+	r.back, r.fresh, r.parked = nil, queue[*delivery]{}, 0
+}
+
+// restart forgets everything: the stream is another one, in which sequences begin anew.
+func (r *rotation) restart() {
+	for _, d := range r.held {
+		r.forget(d)
+		d.void = true
+	}
+	r.back, r.fresh, r.notice = nil, queue[*delivery]{}, nil
+}
+
+// stop gives nothing more out. What members have they may acknowledge.
+func (r *rotation) stop() {
+	r.stopped = true
+	r.handBack()
+	for _, m := range r.busy {
+		m.askNow = true
+		r.touch(m)
+	}
+}
+
+// subscriptions is the number of queue subscriptions that this edge is to have.
+func (r *rotation) subscriptions() int {
+	if r.stopped {
+		return 0
+	}
+	return r.ready
+}
