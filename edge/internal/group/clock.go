@@ -28,7 +28,12 @@ func (r *rotation) tick(now time.Duration, connected bool) {
 	if r.parked != 0 && r.ready == 0 && now-r.parked >= parkedFor {
 		r.handBack()
 	}
-	if len(r.held) > 0 && connected && now >= r.renew {
+	switch {
+	case !connected:
+		for _, d := range r.held {
+			d.lease = d.sure
+		}
+	case len(r.held) > 0 && now >= r.renew:
 		r.renewLeases(now)
 	}
 }

@@ -53,8 +53,8 @@ type delivery struct {
 	came     time.Duration
 
 	// lease is when JetStream may give it to somebody else: after it, the edge gives it
-	// to nobody.
-	lease time.Duration
+	// to nobody. sure is the same without renewals, which may have been lost.
+	lease, sure time.Duration
 }
 
 // rotation decides who gets what, when to ask, and what is acknowledged. It is pure: time
@@ -132,10 +132,10 @@ func (r *rotation) exit(m *Member, now time.Duration) {
 
 // take accepts an event, or refuses it if nobody could get it or there is no room.
 func (r *rotation) take(d *delivery, now time.Duration) {
-	d.came, d.lease = now, now+r.limits.ackWait
+	d.came, d.lease, d.sure = now, now+r.limits.ackWait, now+r.limits.ackWait
 	if old := r.held[d.seq]; old != nil {
 		// JetStream gave up waiting, or has a new leader that does not know: it is here.
-		old.reply, old.lease = d.reply, d.lease
+		old.reply, old.lease, old.sure = d.reply, d.lease, d.sure
 		r.stats.repeated++
 		return
 	}

@@ -1,0 +1,321 @@
+package group
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+)
+
+// plainSocket is a socket that takes everything.
+type plainSocket struct {
+	owed        int64
+	ended       int
+	unanswering int
+}
+
+func (s *plainSocket) Send([]byte)  {}
+func (s *plainSocket) Owed() int64  { return s.owed }
+func (s *plainSocket) Unanswering() { s.unanswering++ }
+func (s *plainSocket) Detached()    { s.ended++ }
+
+// stand is a rotation with its members and a clock, for tests that go step by step.
+type stand struct {
+	t       *testing.T
+	r       rotation
+	now     time.Duration
+	members []*Member
+	got     map[*Member][]uint64
+	pings   map[*Member][]uint64
+	writes  map[*Member]int
+	acked   []uint64
+	nacked  []uint64
+	renewed []uint64
+}
+
+func newStand(t *testing.T, members int) *stand {
+	s := &stand{
+		t: t, now: time.Second,
+		r:   newRotation(limits{window: 256, ackWait: 20 * time.Second}, &room{limit: 1 << 20}),
+		got: map[*Member][]uint64{}, pings: map[*Member][]uint64{}, writes: map[*Member]int{},
+	}
+	for range members {
+		m := &Member{socket: &plainSocket{}}
+		s.members = append(s.members, m)
+		s.r.open(m)
+	}
+	return s
+}
+
+// events brings the events from..to, and lets the rotation work.
+func (s *stand) events(from, to uint64) {
+	for seq := from; seq <= to; seq++ {
+		s.r.take(&delivery{seq: seq, data: []byte("{}"), reply: strconv.FormatUint(seq, 10)}, s.now)
+	}
+	s.work()
+}
+
+func (s *stand) work() {
+	for {
+		s.r.assign(s.now, false)
+		o := s.r.done
+		s.r.done = outcome{}
+		if o.empty() {
+			return
+		}
+		number := func(list []string) (seqs []uint64) {
+			for _, text := range list {
+				n, _ := strconv.ParseUint(text, 10, 64)
+				seqs = append(seqs, n)
+			}
+			return seqs
+		}
+		s.acked = append(s.acked, number(o.acks)...)
+		s.nacked = append(s.nacked, number(o.naks)...)
+		s.renewed = append(s.renewed, number(o.progress)...)
+		for _, w := range o.writes {
+			s.writes[w.member]++
+			for _, d := range o.events[w.from:w.to] {
+				s.got[w.member] = append(s.got[w.member], d.seq)
+			}
+			if w.ping != 0 {
+				s.pings[w.member] = append(s.pings[w.member], w.ping)
+			}
+		}
+		for _, m := range o.silent {
+			m.socket.Unanswering()
+		}
+		for _, m := range o.ended {
+			m.socket.Detached()
+		}
+	}
+}
+
+// answer lets m answer its latest Ping.
+func (s *stand) answer(m *Member) {
+	s.r.pong(m, m.counter, s.now)
+	s.work()
+}
+
+func (s *stand) pass(d time.Duration) {
+	for end := s.now + d; s.now < end; {
+		s.now = min(end, s.now+tickEvery)
+		s.r.tick(s.now, true)
+		s.work()
+	}
+}
+
+func (s *stand) want(what string, got, want any) {
+	s.t.Helper()
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		s.t.Errorf("%s: %v, want %v", what, got, want)
+	}
+}
+
+func TestSharesAreEqualWhateverThePaceOfEventsAndAnswers(t *testing.T) {
+	for seed := range uint64(60) {
+		random := rand.New(rand.NewPCG(seed, 2))
+		members := 1 + random.IntN(20)
+		s := newStand(t, members)
+		due := map[*Member]time.Duration{}
+		next := uint64(1)
+		for range 400 {
+			if n := uint64(random.IntN(40)); n > 0 {
+				s.events(next, next+n-1)
+				next += n
+			}
+			s.pass(time.Duration(random.IntN(60)) * time.Millisecond)
+			for _, m := range s.members {
+				if m.pings.len() > 0 && s.now >= due[m] {
+					s.answer(m)
+					due[m] = s.now + time.Duration(random.IntN(100))*time.Millisecond
+				}
+			}
+		}
+		for i, m := range s.members {
+			if n, share := len(s.got[m]), int(next-1)/members; n < share-1 || n > share+1 {
+				t.Fatalf("seed %d: member %d of %d got %d of %d events, want %d ± 1", seed, i, members, n, next-1, share)
+			}
+			if !slices.IsSorted(s.got[m]) {
+				t.Fatalf("seed %d: member %d got its events out of order", seed, i)
+			}
+		}
+	}
+}
+
+func TestEventsAreAcknowledgedByTheAnswerToThePingBehindThem(t *testing.T) {
+	s := newStand(t, 1)
+	m := s.members[0]
+	s.events(1, 1)
+	s.want("writes", s.writes[m], 1)
+	s.want("Pings", s.pings[m], []uint64{1})
+	s.events(2, 3) // nothing hurries while the first Ping is not answered
+	s.want("Pings", s.pings[m], []uint64{1})
+	s.r.pong(m, 7, s.now) // was never asked
+	s.work()
+	s.want("acknowledged after a Pong without Ping", s.acked, []uint64{})
+	s.answer(m)
+	s.want("acknowledged", s.acked, []uint64{1})
+	s.pass(askAfter)
+	s.want("Pings after a while", s.pings[m], []uint64{1, 2})
+	s.answer(m)
+	s.r.pong(m, 1, s.now) // again, and too late
+	s.work()
+	s.want("acknowledged", s.acked, []uint64{1, 2, 3})
+	s.want("held", len(s.r.held), 0)
+}
+
+func TestABurstIsAskedForAtTheLatestEvery64Events(t *testing.T) {
+	s := newStand(t, 1)
+	m := s.members[0]
+	s.events(1, 256)
+	s.want("writes", s.writes[m], 4)
+	s.want("Pings", s.pings[m], []uint64{1, 2, 3, 4})
+	s.events(257, 300)
+	s.want("events beyond the window", len(s.got[m]), 256)
+	s.r.pong(m, 2, s.now)
+	s.work()
+	s.want("acknowledged", len(s.acked), 128)
+	s.want("events", len(s.got[m]), 300)
+}
+
+func TestTheRotationWaitsForAMemberOnlyUntilItIsSlow(t *testing.T) {
+	s := newStand(t, 2)
+	a, b := s.members[0], s.members[1]
+	a.socket.(*plainSocket).owed = 1
+	s.events(1, 1)
+	s.want("events while the first one is stalled", len(s.got[a])+len(s.got[b]), 0)
+	a.socket.(*plainSocket).owed = 0
+	s.work()
+	s.want("first", s.got[a], []uint64{1})
+	a.socket.(*plainSocket).owed = 1
+	s.events(2, 3)
+	s.want("second", s.got[b], []uint64{2})
+	s.answer(b)
+	s.pass(slowAfter)
+	s.want("third goes on to the second one", s.got[b], []uint64{2, 3})
+	s.want("subscriptions", s.r.subscriptions(), 1)
+	a.socket.(*plainSocket).owed = 0
+	s.answer(a)
+	s.answer(b)
+	s.want("subscriptions when it has answered", s.r.subscriptions(), 2)
+	s.events(4, 5)
+	s.want("its share again", len(s.got[a]), 2)
+}
+
+func TestWhatASilentMemberHadGoesToTheOthersAfterTenSeconds(t *testing.T) {
+	s := newStand(t, 2)
+	a, b := s.members[0], s.members[1]
+	s.events(1, 2)
+	s.answer(b)
+	s.pass(silentAfter - 2*tickEvery)
+	s.want("before", s.got[b], []uint64{2})
+	s.pass(3 * tickEvery)
+	s.want("after", s.got[b], []uint64{2, 1})
+	s.want("told", [2]int{a.socket.(*plainSocket).unanswering, a.socket.(*plainSocket).ended}, [2]int{1, 1})
+	s.answer(a)
+	s.want("acknowledged by nobody yet", s.acked, []uint64{2})
+	s.answer(b)
+	s.want("acknowledged", s.acked, []uint64{2, 1})
+}
+
+func TestAMemberThatLeavesMayStillAcknowledgeWithinTheGrace(t *testing.T) {
+	s := newStand(t, 2)
+	a, b := s.members[0], s.members[1]
+	s.events(1, 4)
+	s.r.leave(a, true, s.now)
+	s.work()
+	s.want("Pings to the one that leaves", s.pings[a], []uint64{1})
+	s.want("told before its answer", a.socket.(*plainSocket).ended, 0)
+	s.answer(a)
+	s.want("acknowledged", s.acked, []uint64{1, 3})
+	s.want("told", a.socket.(*plainSocket).ended, 1)
+	s.r.leave(b, true, s.now)
+	s.pass(leaveGrace)
+	s.want("handed back in order", s.nacked, []uint64{2, 4})
+	s.want("told", b.socket.(*plainSocket).ended, 1)
+	s.r.leave(b, false, s.now)
+	s.work()
+	s.want("told again", b.socket.(*plainSocket).ended, 1)
+	s.events(5, 5)
+	s.want("with no member", s.nacked, []uint64{2, 4, 5})
+}
+
+func TestLeasesOfWhatIsHeldAreRenewedAndLapsedOnesAreGivenToNobody(t *testing.T) {
+	s := newStand(t, 1)
+	m := s.members[0]
+	m.socket.(*plainSocket).owed = 1 // takes nothing, and owes nothing
+	s.events(1, 1)
+	s.pass(11 * time.Second)
+	s.want("renewed", s.renewed, []uint64{1})
+	s.r.tick(s.now, false) // the connection is lost, and perhaps the renewal with it
+	s.now += 8 * time.Second
+	m.socket.(*plainSocket).owed = 0
+	s.work()
+	s.want("given after its time", s.got[m], []uint64(nil))
+	s.want("held", len(s.r.held), 0)
+	s.events(1, 1) // JetStream gives it again
+	s.want("given", s.got[m], []uint64{1})
+}
+
+func TestEventsThatWaitForNobodyAreHandedBackAfterASecond(t *testing.T) {
+	s := newStand(t, 1)
+	m := s.members[0]
+	s.events(1, 1)
+	s.pass(slowAfter)
+	s.events(2, 3)
+	s.want("handed back at once", s.nacked, []uint64(nil))
+	s.pass(parkedFor)
+	s.want("handed back", s.nacked, []uint64{2, 3})
+	s.answer(m)
+	s.events(2, 3)
+	s.want("given", s.got[m], []uint64{1, 2, 3})
+}
+
+func TestAStopHandsBackWhatWaitsAndLetsMembersAcknowledge(t *testing.T) {
+	s := newStand(t, 1)
+	m := s.members[0]
+	s.events(1, 300)
+	s.r.stop()
+	s.work()
+	s.want("handed back", len(s.nacked), 300-256)
+	s.want("subscriptions", s.r.subscriptions(), 0)
+	s.answer(m)
+	s.want("acknowledged", len(s.acked), 256)
+	s.events(301, 301)
+	s.want("handed back", len(s.nacked), 300-256+1)
+}
+
+func TestEventsBeyondTheBudgetAreHandedBackForLater(t *testing.T) {
+	s := newStand(t, 1)
+	s.r.room = &room{limit: 3}
+	s.r.take(&delivery{seq: 1, data: []byte("{}"), reply: "1"}, s.now)
+	s.r.take(&delivery{seq: 2, data: []byte("{}"), reply: "2"}, s.now)
+	s.want("later", s.r.done.later, []string{"2"})
+	s.work()
+	s.answer(s.members[0])
+	s.want("bytes", s.r.room.bytes.Load(), 0)
+}
+
+func TestAnEventThatComesAgainWhileItIsHereIsGivenOnceAndAcknowledgedAsItCameLast(t *testing.T) {
+	s := newStand(t, 2)
+	s.events(1, 1)
+	s.r.take(&delivery{seq: 1, data: []byte("{}"), reply: "1001"}, s.now)
+	s.work()
+	s.want("given", len(s.got[s.members[0]])+len(s.got[s.members[1]]), 1)
+	s.answer(s.members[0])
+	s.want("acknowledged", s.acked, []uint64{1001})
+	s.want("bytes", s.r.room.bytes.Load(), 0)
+}
+
+func TestANewMemberIsTheLastOfTheRound(t *testing.T) {
+	s := newStand(t, 3)
+	s.events(1, 1)
+	m := &Member{socket: &plainSocket{}}
+	s.r.open(m)
+	s.events(2, 4)
+	s.events(5, 5)
+	s.want("the new one", s.got[m], []uint64{5})
+}
