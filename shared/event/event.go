@@ -127,6 +127,21 @@ func AppendCursor(b, json []byte, c Cursor) []byte {
 	return append(b, '"', '}')
 }
 
+// LastCursor reads the cursor back from the end of what AppendCursor wrote. b may hold
+// more before it.
+func LastCursor(b []byte) (c Cursor) {
+	b = b[len(b)-len(`"}`)-CursorLen:]
+	for _, d := range b[:logDigits] {
+		digit := d - '0'
+		if d >= 'a' {
+			digit = d - 'a' + 10
+		}
+		c.Log = c.Log<<4 | Log(digit)
+	}
+	c.Sequence = LastSequence(b)
+	return c
+}
+
 // LastSequence reads the sequence back from the end of what AppendCursor wrote. b may
 // hold more before it.
 func LastSequence(b []byte) uint64 {

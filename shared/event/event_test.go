@@ -46,6 +46,11 @@ func TestAppendCursorAddsTheLastMember(t *testing.T) {
 	if seq := LastSequence([]byte(got)); seq != c.Sequence {
 		t.Errorf("LastSequence = %d, want %d", seq, c.Sequence)
 	}
+	for _, c := range []Cursor{c, {}, {1<<64 - 1, 1<<64 - 1}, {0x0123456789abcdef, 7}} {
+		if back := LastCursor(AppendCursor(nil, []byte(`{"a":0}`), c)); back != c {
+			t.Errorf("LastCursor = %v, want %v", back, c)
+		}
+	}
 }
 
 func FuzzEscapeHeaderIsOneHeaderLineAndComesBack(f *testing.F) {

@@ -112,7 +112,7 @@ func (f *Feed) attach(r *Reader, s Socket, filter Filter) {
 	}
 	f.sockets++
 	t.sockets++
-	r.seq.Store(f.chain.head)
+	r.place(event.Cursor{Log: f.log(), Sequence: f.chain.head})
 	t.attach(r)
 }
 

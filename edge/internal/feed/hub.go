@@ -45,10 +45,6 @@ const (
 	linger      = 30 * time.Second
 	openTimeout = 8 * time.Second
 	tidyEvery   = time.Second
-
-	// relievePause is the time between two reliefs: the pollers free within it what was
-	// cut, which until then still counts as held and must not cost other sockets theirs.
-	relievePause = 20 * time.Millisecond
 )
 
 // ErrUnavailable is wrapped by Attach's error when NATS or the application's stream does
@@ -80,6 +76,8 @@ type Hub struct {
 	cancel  context.CancelFunc
 	work    sync.WaitGroup // goroutines that open and repair feeds
 	over    chan struct{}  // has room for one: stalled sockets hold too much
+	leaving leaving
+	grace   time.Duration // that stalled sockets have to drain
 
 	mu     sync.Mutex
 	feeds  map[string]*Feed
@@ -100,13 +98,13 @@ func New(cfg Config, feeds, requests *nats.Conn, log *zap.Logger, reg prometheus
 	h := &Hub{
 		config: cfg, nc: feeds, history: &history{requests},
 		budget: newBudget(cfg.Buffers.TotalBytes), room: &room{limit: waitBytes},
-		zap: log, now: time.Now, over: make(chan struct{}, 1),
+		zap: log, now: time.Now, over: make(chan struct{}, 1), grace: drainGrace,
 		feeds: map[string]*Feed{}, moved: map[int]chan struct{}{}, suspected: map[int]time.Time{},
 		failed: errors.New("the streams are not known yet"),
 	}
 	h.stats = newMetrics(reg, h)
-	h.sweep = newSweep(cfg.Workers, h.stats)
-	h.sweep.stalled = h.checkHeld
+	h.sweep = newSweep(cfg.Workers, cfg.Held, cfg.Buffers.SocketBytes, h.stats)
+	h.sweep.stalled, h.sweep.pressed = h.checkHeld, h.signalOver
 	h.context, h.cancel = context.WithCancel(context.Background())
 	return h
 }
@@ -127,6 +125,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	}
 	group.Go(func() error { h.learn(ctx); return nil })
 	group.Go(func() error { h.tidy(ctx); return nil })
+	group.Go(func() error { h.guard(ctx); return nil })
 	group.Go(func() error { <-ctx.Done(); h.sweep.stop(); return nil })
 	return group.Wait()
 }
@@ -265,20 +264,14 @@ func (h *Hub) all() []*Feed {
 	return list
 }
 
-// tidy drops old events and idle feeds, and closes sockets when they hold too much.
+// tidy drops old events and idle feeds.
 func (h *Hub) tidy(ctx context.Context) {
 	ticker := time.NewTicker(tidyEvery)
 	defer ticker.Stop()
-	over, pause := h.over, (<-chan time.Time)(nil)
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-over:
-			h.relieve()
-			over, pause = nil, time.After(relievePause)
-		case <-pause:
-			over, pause = h.over, nil
 		case <-ticker.C:
 			h.mu.Lock()
 			feeds := h.all()

@@ -10,7 +10,7 @@ import (
 type metrics struct {
 	events, foreign, faults                         prometheus.Counter
 	holes, repairs, repaired, repairErrors, dropped prometheus.Counter
-	writes, deliveries, bytes, lagged               prometheus.Counter
+	writes, deliveries, bytes, lagged, pressed      prometheus.Counter
 	age                                             prometheus.Histogram
 }
 
@@ -40,6 +40,7 @@ func newMetrics(reg prometheus.Registerer, h *Hub) *metrics {
 		deliveries:   counter("deliveries_total", "Events written to sockets."),
 		bytes:        counter("socket_written_bytes_total", "Bytes of events written to sockets."),
 		lagged:       counter("slow_consumers_total", "Sockets that fell behind the feed or the budget."),
+		pressed:      counter("socket_pauses_total", "Times that writing waited because stalled sockets held too much."),
 		age: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "canopy_edge_event_age_seconds",
 			Help:    "Age of the newest event, since it was appended to Kafka, when a part of its sockets had been written to.",

@@ -24,9 +24,10 @@ type Socket interface {
 
 // bits of Reader.state
 const (
-	claimed  uint32 = 1 << iota // somebody writes, or the socket is not open yet
-	detached                    // no more writes
-	stalled                     // the sweep waits for Written to drain owed
+	claimed   uint32 = 1 << iota // somebody writes, or the socket is not open yet
+	detached                     // no more writes
+	stalled                      // the sweep waits for Written to drain owed
+	forgotten                    // the connection is gone
 )
 
 // Reader is one socket's place in a feed, embedded by value in its session. It is made
@@ -42,12 +43,21 @@ type Reader struct {
 	owed  atomic.Int64  // bytes given to Write less those that the kernel took
 	pos   atomic.Uint64 // in the track; the sweep alone moves it
 	seq   atomic.Uint64 // of the last event written, or the feed's when it was attached
+	log   atomic.Uint64 // that seq belongs to
 }
 
 // Cursor names the last event that was written to the socket, so that a client can
 // resume behind it.
 func (r *Reader) Cursor() event.Cursor {
-	return event.Cursor{Log: r.track.feed.log(), Sequence: r.seq.Load()}
+	return event.Cursor{Log: event.Log(r.log.Load()), Sequence: r.seq.Load()}
+}
+
+// place notes c as the last event written. The reader is claimed.
+func (r *Reader) place(c event.Cursor) {
+	if log := uint64(c.Log); r.log.Load() != log { // it hardly ever changes, and the sweep is in a hurry
+		r.log.Store(log)
+	}
+	r.seq.Store(c.Sequence)
 }
 
 // Owe counts n bytes that the session is about to Write by itself (control frames).
@@ -88,11 +98,25 @@ func (r *Reader) Detach() {
 			r.bucket.remove(r)
 			r.track.feed.left(r.track)
 			if s&claimed == 0 {
-				r.socket.Detached()
+				r.leave()
 			}
 			return
 		}
 	}
+}
+
+// leave tells the session that the sweep is done with it. What it still holds counts
+// until Forget.
+func (r *Reader) leave() {
+	r.track.feed.hub.leaving.add(r)
+	r.socket.Detached()
+}
+
+// Forget detaches a socket whose connection is gone, and which so holds nothing any more.
+func (r *Reader) Forget() {
+	r.Detach()
+	r.state.Or(forgotten)
+	r.track.feed.hub.leaving.remove(r)
 }
 
 // claim takes the right to write. It fails if the reader is claimed, detached or stalled.
@@ -105,7 +129,7 @@ func (r *Reader) unclaim() bool {
 		s := r.state.Load()
 		if r.state.CompareAndSwap(s, s&^claimed) {
 			if s&detached != 0 {
-				r.socket.Detached()
+				r.leave()
 				return false
 			}
 			return true

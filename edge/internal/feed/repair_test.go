@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -56,46 +55,4 @@ func TestWhatTheClientDropsDuringARepairIsRead(t *testing.T) {
 	f.startRepair() // as after the report of an earlier drop
 	f.mu.Unlock()
 	expect(t, s, 1, events, 1)
-}
-
-func TestReliefWaitsUntilWhatItCutCanBeFree(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		buffers := roomy
-		buffers.SocketBytes = 64 << 10
-		held := buffers.SocketBytes * 5 / 4
-		h := New(Config{Buffers: buffers, Workers: 1, Held: func() int64 { return held }}, nil, nil, zap.NewNop(), prometheus.NewRegistry())
-		f := newOpenFeed(h, "app")
-		sockets := make([]*fakeSocket, 60)
-		for i := range sockets {
-			sockets[i] = newFakeSocket(0)
-			f.join(sockets[i], Filter{})
-		}
-		f.emit(1, 2000, labels{})
-		w := worker{sweep: h.sweep, readers: make([]*Reader, 0, batch)}
-		w.turn(h.sweep.pop())
-		cut := func() (n int) {
-			synctest.Wait()
-			for _, s := range sockets {
-				s.mu.Lock()
-				n += s.lagged
-				s.mu.Unlock()
-			}
-			return n
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
-		go h.tidy(ctx)
-		first := cut()
-		if first == 0 || first > 20 {
-			t.Fatalf("%d of %d sockets were cut", first, len(sockets))
-		}
-		h.checkHeld() // another socket stalls before anything is freed
-		if n := cut(); n != first {
-			t.Errorf("%d more sockets were cut", n-first)
-		}
-		time.Sleep(relievePause)
-		if n := cut(); n <= first {
-			t.Error("no socket was cut, although the bytes are still held")
-		}
-	})
 }

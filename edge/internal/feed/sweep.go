@@ -146,15 +146,19 @@ type sweep struct {
 	workers int
 	stats   *metrics
 	stalled func() // a socket has stalled
+	pressed func() // a bucket was parked
+	held    func() int64
+	limit   int64 // of held, bytes
 
 	mu     sync.Mutex
 	cond   *sync.Cond
 	queue  []*bucket
+	parked []*bucket // they want to write, and stalled sockets hold too much
 	closed bool
 }
 
-func newSweep(workers int, stats *metrics) *sweep {
-	s := &sweep{workers: workers, stats: stats}
+func newSweep(workers int, held func() int64, limit int64, stats *metrics) *sweep {
+	s := &sweep{workers: workers, stats: stats, held: held, limit: limit}
 	s.cond = sync.NewCond(&s.mu)
 	return s
 }
@@ -198,7 +202,9 @@ func (s *sweep) run() {
 			return
 		}
 		w.turn(b)
-		if !b.rest() {
+		if w.pressed {
+			s.park(b)
+		} else if !b.rest() {
 			s.push(b)
 		} else {
 			b.track.feed.rested()
@@ -216,14 +222,17 @@ type worker struct {
 	bytes   int
 	writes  int
 	events  int
+
+	unseen  int  // bytes written since the memory of stalled sockets was looked at
+	pressed bool // it is too much: the turn is over
 }
 
 // turn serves b until it is done or its turn is over.
 func (w *worker) turn(b *bucket) {
-	w.visits, w.bytes, w.writes, w.events = 0, 0, 0, 0
+	w.visits, w.bytes, w.writes, w.events, w.pressed = 0, 0, 0, 0, false
 	w.slice = slice{}
 	var at int64
-	for w.visits < turnVisits && w.bytes < turnBytes {
+	for w.visits < turnVisits && w.bytes < turnBytes && !w.pressed {
 		// Not more than will have their write: those beyond lose their place in the pass.
 		most := min(batch, 1+(turnBytes-w.bytes)/max(1, b.write))
 		w.readers = b.take(w.readers[:0], most)
@@ -234,7 +243,7 @@ func (w *worker) turn(b *bucket) {
 		at = s.view.at
 		for _, r := range w.readers {
 			// Events may have grown: who does not fit into this turn waits for the next.
-			if w.bytes >= turnBytes || w.visit(&s, r) {
+			if w.bytes >= turnBytes || w.pressed || w.visit(&s, r) {
 				b.resume(r)
 			}
 		}
@@ -272,9 +281,12 @@ func (w *worker) visit(s *snapshot, r *Reader) bool {
 		w.slice, w.scratch = s.next(pos, w.scratch)
 	}
 	n := &w.slice
+	if w.mustWait(len(n.frames)) {
+		return r.unclaim()
+	}
 	r.owed.Add(int64(len(n.frames)))
 	r.pos.Store(n.to)
-	r.seq.Store(n.sequence)
+	r.place(n.last)
 	err := r.socket.Write(n.frames)
 	waits := err != nil || r.owed.Load() != 0 && r.stall()
 	if waits {

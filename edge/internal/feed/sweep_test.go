@@ -2,11 +2,13 @@ package feed
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,6 +33,7 @@ type fakeSocket struct {
 	lagged   int
 	detached int
 	changed  *sync.Cond
+	held     *atomic.Int64 // what is owed to all sockets; may be nil
 }
 
 func newFakeSocket(window int) *fakeSocket {
@@ -48,6 +51,7 @@ func (s *fakeSocket) Write(b []byte) error {
 	s.writes++
 	s.largest = max(s.largest, len(b))
 	s.owed = append(s.owed, b...)
+	s.hold(len(b))
 	n := s.take()
 	s.mu.Unlock()
 	s.tell(n)
@@ -63,8 +67,15 @@ func (s *fakeSocket) take() int {
 	}
 	s.got.Write(s.owed[:n])
 	s.owed = s.owed[n:]
+	s.hold(-n)
 	s.changed.Broadcast()
 	return n
+}
+
+func (s *fakeSocket) hold(n int) {
+	if s.held != nil {
+		s.held.Add(int64(n))
+	}
 }
 
 func (s *fakeSocket) tell(n int) {
@@ -82,12 +93,28 @@ func (s *fakeSocket) widen(n int) {
 	s.tell(n)
 }
 
-func (s *fakeSocket) Lagged(bool) {
+// refill lets the socket take n more bytes, but never more than that at once.
+func (s *fakeSocket) refill(n int) {
+	s.mu.Lock()
+	s.window = n
+	n = s.take()
+	s.mu.Unlock()
+	s.tell(n)
+}
+
+func (s *fakeSocket) Lagged(cut bool) {
 	s.mu.Lock()
 	s.lagged++
 	s.changed.Broadcast()
 	s.mu.Unlock()
 	s.Detach()
+	if cut && s.held != nil {
+		s.mu.Lock()
+		s.hold(-len(s.owed))
+		s.owed = nil
+		s.mu.Unlock()
+		s.Forget()
+	}
 }
 
 func (s *fakeSocket) Detached() {
@@ -143,12 +170,21 @@ func (f *Feed) emit(n uint64, size int, l labels) {
 	f.apply(message{sequence: n, labels: l, json: fmt.Appendf(nil, `{"n":%d,"pad":%q}`, n, strings.Repeat("x", size))})
 }
 
+// cuts is how often the socket was told that it lags.
+func (s *fakeSocket) cuts() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lagged
+}
+
 // sequences reads the event numbers back from frames.
 func sequences(b []byte) (list []uint64) {
 	for len(b) > 0 {
 		size, header := int(b[1]), 2
 		if size == 126 {
 			size, header = int(b[2])<<8|int(b[3]), 4
+		} else if size == 127 {
+			size, header = int(binary.BigEndian.Uint64(b[2:])), 10
 		}
 		list = append(list, event.LastSequence(b[:header+size]))
 		b = b[header+size:]

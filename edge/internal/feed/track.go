@@ -171,7 +171,7 @@ type slice struct {
 	from, to uint64 // positions in the track
 	frames   []byte // valid until the next slice is joined, for a filtered track
 	events   int
-	sequence uint64 // of the last event
+	last     event.Cursor // of the last event
 }
 
 // next makes the slice from pos on, between tail and head. It joins a filtered track's
@@ -194,6 +194,6 @@ func (s *snapshot) next(pos uint64, scratch []byte) (slice, []byte) {
 		n.frames = scratch
 		n.to = pos + uint64(n.events)
 	}
-	n.sequence = event.LastSequence(n.frames)
+	n.last = event.LastCursor(n.frames)
 	return n, scratch
 }

@@ -211,7 +211,11 @@ func (s *Session) OnWritten(n int) {
 // OnGone forgets the session.
 func (s *Session) OnGone(error) {
 	s.state.Store(gone)
-	s.detach(false)
+	if s.Member != nil {
+		s.Member.Leave(false)
+	} else {
+		s.Reader.Forget()
+	}
 	s.registry.remove(s)
 }
 
