@@ -60,6 +60,8 @@ type Conn struct {
 	nb    atomic.Pointer[nbio.Conn] // nil until Adopt has registered it
 	owner Handler                   // set before nb, then constant
 
+	secure *carrier // nil without TLS; set before nb, then constant
+
 	turn  sync.Mutex // held during the owner's callbacks, so that they never overlap
 	read  reader     // guarded by turn
 	heard atomic.Uint32
@@ -84,6 +86,9 @@ func (c *Conn) Write(b []byte) error {
 	if c.state.Load()&stateCut != 0 {
 		return net.ErrClosed
 	}
+	if c.secure != nil {
+		return c.secure.send(b)
+	}
 	_, err := nb.Write(b)
 	return err
 }
@@ -96,6 +101,9 @@ func (c *Conn) Cut() {
 		return
 	}
 	if nb := c.nb.Load(); nb != nil {
+		if c.secure != nil {
+			c.secure.farewell()
+		}
 		shutdown(nb, syscall.SHUT_RDWR)
 	}
 }
@@ -107,6 +115,9 @@ func (c *Conn) Cut() {
 // with it.
 func (c *Conn) CloseWrite() {
 	if nb := c.nb.Load(); nb != nil {
+		if c.secure != nil {
+			c.secure.farewell()
+		}
 		shutdown(nb, syscall.SHUT_WR)
 	}
 }

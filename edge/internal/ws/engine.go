@@ -127,19 +127,26 @@ func (e *Engine) Stop() {
 // handshake, is read first, so that calls of h may come before Adopt returns. Adopt
 // changes early and does not keep it. The caller holds no lock that h takes.
 //
-// The connection is Adopt's: after an error it is closed, and h is never called. The
-// errors are ErrStopped, a connection that is no *net.TCPConn (nbio knows no other), and
-// those of the system.
+// The connection is Adopt's: after an error it is closed, and h is never called. It is a
+// *net.TCPConn, or one that wraps it (see base), perhaps of a listener made by Secure. The
+// errors are ErrStopped, a connection of another kind, and those of the system.
 func (e *Engine) Adopt(c *Conn, h Handler, conn net.Conn, early []byte) error {
 	// A poller that gets data already, and OnGone, wait here until early is read.
 	c.turn.Lock()
 	defer c.turn.Unlock()
 	c.owner = h
 	c.heard.Store(e.now.Load())
-	nb, err := e.register(c, conn)
-	if err != nil {
+	tcp, secure := base(conn)
+	if tcp == nil {
 		c.state.Or(stateFailed)
 		_ = conn.Close()
+		return fmt.Errorf("adopt connection: %T is no TCP connection", conn)
+	}
+	c.secure = secure
+	nb, err := e.register(c, tcp)
+	if err != nil {
+		c.state.Or(stateFailed)
+		_ = tcp.Close()
 		return fmt.Errorf("adopt connection: %w", err)
 	}
 	// Not before it is registered: nbio would lose its wish to hear of room for a write
@@ -150,19 +157,19 @@ func (e *Engine) Adopt(c *Conn, h Handler, conn net.Conn, early []byte) error {
 	}
 	defer e.rescue(c)
 	c.consume(early, e.config.MaxMessage)
+	if secure != nil {
+		c.decrypt(nil, e.config.MaxMessage) // what came with the handshakes and net/http has not read
+	}
 	return nil
 }
 
 // register makes nbio's connection of conn, which is closed then, and adds it to a
 // poller.
-func (e *Engine) register(c *Conn, conn net.Conn) (*nbio.Conn, error) {
+func (e *Engine) register(c *Conn, conn *net.TCPConn) (*nbio.Conn, error) {
 	e.life.RLock()
 	defer e.life.RUnlock()
 	if !e.running {
 		return nil, ErrStopped
-	}
-	if _, ok := conn.(*net.TCPConn); !ok {
-		return nil, fmt.Errorf("%T is no TCP connection", conn)
 	}
 	// nbio duplicates the descriptor, which stays non-blocking, and closes Go's, so
 	// that Go's own poller lets go of it.
@@ -171,6 +178,9 @@ func (e *Engine) register(c *Conn, conn net.Conn) (*nbio.Conn, error) {
 		return nil, err
 	}
 	nb.SetSession(c)
+	if c.secure != nil {
+		c.secure.move(nb, func(n int) { e.written(c, n) })
+	}
 	e.joined.Add(1)
 	return e.nb.AddConn(nb)
 }
@@ -218,13 +228,24 @@ func (e *Engine) onData(nb *nbio.Conn, data []byte) {
 	c.turn.Lock()
 	defer c.turn.Unlock()
 	defer e.rescue(c)
-	c.consume(data, e.config.MaxMessage)
+	if c.secure != nil {
+		c.decrypt(data, e.config.MaxMessage)
+	} else {
+		c.consume(data, e.config.MaxMessage)
+	}
 }
 
-// onWritten runs under nbio's lock of the connection, which nbio does not unlock in a
-// panic: none may pass.
+// onWritten runs under nbio's lock of the connection.
 func (e *Engine) onWritten(nb *nbio.Conn, _ []byte, n int) {
-	c := e.conn(nb)
+	if c := e.conn(nb); c.secure != nil {
+		c.secure.took(n)
+	} else {
+		e.written(c, n)
+	}
+}
+
+// written tells the owner. nbio does not unlock in a panic: none may pass.
+func (e *Engine) written(c *Conn, n int) {
 	defer func() {
 		if cause := recover(); cause != nil {
 			e.report(cause)
@@ -249,6 +270,11 @@ func (e *Engine) onClose(nb *nbio.Conn, err error) {
 	}
 	c.state.Or(stateDeaf)
 	c.read = reader{}
+	if c.secure != nil {
+		if cause := c.secure.end(); cause != nil {
+			err = cause
+		}
+	}
 	if state&stateCut != 0 {
 		err = nil
 	}

@@ -18,7 +18,7 @@ import (
 // sendUrgent sends one byte of TCP's urgent data.
 func sendUrgent(t *testing.T, conn net.Conn) {
 	t.Helper()
-	raw, err := conn.(*net.TCPConn).SyscallConn()
+	raw, err := tcpOf(conn).SyscallConn()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package ws
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 	"net/http"
 	"sync"
@@ -10,6 +11,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"canopy/edge/internal/certtest"
 )
 
 // echo is an owner that sends every message back, answers Pings and close frames, and cuts
@@ -98,6 +101,12 @@ type server struct {
 // serve starts a server. prepare, if not nil, changes each echo before it is adopted.
 func serve(t testing.TB, config Config, prepare func(*echo)) *server {
 	t.Helper()
+	return serveOver(t, overTLS(t), config, prepare)
+}
+
+// serveOver is serve with or without TLS.
+func serveOver(t testing.TB, secure bool, config Config, prepare func(*echo)) *server {
+	t.Helper()
 	if config.Log == nil {
 		config.Log = zap.NewNop()
 	}
@@ -111,6 +120,10 @@ func serve(t testing.TB, config Config, prepare func(*echo)) *server {
 	}
 	s.addr = listener.Addr().String()
 	s.url = "ws://" + s.addr + "/"
+	if secure {
+		listener = Secure(listener, certtest.Server(t))
+		s.url = "wss://" + s.addr + "/"
+	}
 	web := &http.Server{ReadHeaderTimeout: 30 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.open(w, r, prepare)
 	})}
@@ -193,6 +206,9 @@ func dialRaw(t testing.TB, addr string, first []byte) net.Conn {
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if overTLS(t) {
+		conn = tls.Client(conn, certtest.Client())
 	}
 	t.Cleanup(func() { _ = conn.Close() })
 	upgrade(t, conn, first)

@@ -1,0 +1,210 @@
+package ws
+
+import (
+	"crypto/tls"
+	"errors"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/lesismal/nbio"
+)
+
+// Secure returns a listener that ends TLS on what listener accepts: its connections are
+// *tls.Conn, as net/http expects, and can be given to Engine.Adopt after the handshake.
+// config is not changed any more.
+func Secure(listener net.Listener, config *tls.Config) net.Listener {
+	config = config.Clone()
+	// The first records of a connection would be small ones otherwise, each with a system
+	// call of its own.
+	config.DynamicRecordSizingDisabled = true
+	return &secureListener{listener, config}
+}
+
+type secureListener struct {
+	net.Listener
+	config *tls.Config
+}
+
+func (l *secureListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	carrier := &carrier{Conn: conn}
+	carrier.tls = tls.Server(carrier, l.config)
+	return carrier.tls, nil
+}
+
+// carrier is the connection below TLS. Until it is moved, it is the accepted connection,
+// on which net/http does the handshakes; then it is a connection of nbio's, so that TLS,
+// too, needs no goroutine for a socket:
+//
+//   - nbio reads, and the poller gives crypto/tls what came. When that is used up, Read
+//     says so with an error that counts as temporary, after which crypto/tls goes on where
+//     it stopped, as it does after a read deadline.
+//   - Write never blocks: what the kernel does not take is kept by nbio, as without TLS.
+//
+// The owner's account is of bytes in the clear, nbio's of those on the wire. plain of the
+// former are reported when nothing of the latter is left: that is all an owner asks for.
+//
+// Read is called by one goroutine at a time, that which holds Conn.turn; Write and the
+// account by any.
+type carrier struct {
+	net.Conn // as accepted; closed when it is moved
+
+	tls   *tls.Conn
+	moved *nbio.Conn // set by move, before anybody else knows the connection
+	owner func(n int)
+	input []byte // came and was not read yet; guarded by Conn.turn
+	cause error  // why nothing is read any more; guarded by Conn.turn
+
+	mu    sync.Mutex // guards what follows; not held across a write
+	wire  int        // bytes given to nbio that the kernel has not taken, and writes under way
+	plain int        // bytes in the clear that were not reported
+	gone  bool       // the owner has heard of the end
+}
+
+// errNoInput tells crypto/tls that there is nothing to read now.
+var errNoInput = noInput{errors.New("nothing to read now")}
+
+type noInput struct{ error }
+
+func (noInput) Timeout() bool   { return true }
+func (noInput) Temporary() bool { return true }
+
+// move has all bytes go through nb from now on. written is told the bytes in the clear
+// that the kernel took.
+func (s *carrier) move(nb *nbio.Conn, written func(n int)) { s.moved, s.owner = nb, written }
+
+// Read reads what came from the peer. After the move it does not block.
+func (s *carrier) Read(b []byte) (int, error) {
+	if s.moved == nil {
+		return s.Conn.Read(b)
+	}
+	if len(s.input) == 0 {
+		return 0, errNoInput
+	}
+	n := copy(b, s.input)
+	s.input = s.input[n:]
+	return n, nil
+}
+
+// Write writes records. After the move it does not block.
+func (s *carrier) Write(b []byte) (int, error) {
+	if s.moved == nil {
+		return s.Conn.Write(b)
+	}
+	s.give(len(b), 0)
+	return s.moved.Write(b)
+}
+
+// send encrypts and writes b.
+func (s *carrier) send(b []byte) error {
+	// One more than the records hold: what is taken of the first does not count before
+	// the last was given.
+	s.give(1, len(b))
+	if _, err := s.tls.Write(b); err != nil {
+		return err // the connection is closed: nothing is reported any more
+	}
+	s.took(1)
+	return nil
+}
+
+func (s *carrier) give(wire, plain int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.wire += wire
+	s.plain += plain
+}
+
+// took settles the account when the kernel took n bytes. It calls the owner under mu,
+// which may queue and no more, so that end comes after it or before.
+func (s *carrier) took(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.wire -= n
+	if s.wire == 0 && s.plain > 0 && !s.gone {
+		n, s.plain = s.plain, 0
+		s.owner(n)
+	}
+}
+
+// end stops reports to the owner. It returns why the connection could not be read, if
+// that is known.
+func (s *carrier) end() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gone = true
+	return s.cause
+}
+
+// farewell tells the peer that nothing more follows, unless it does not take even that.
+func (s *carrier) farewell() {
+	s.mu.Lock()
+	stalled := s.wire > 0
+	s.mu.Unlock()
+	if !stalled {
+		_ = s.tls.CloseWrite() // the peer may be gone
+	}
+}
+
+// SetDeadline sets net/http's deadlines. After the move there are none.
+func (s *carrier) SetDeadline(t time.Time) error { return s.deadline(s.Conn.SetDeadline, t) }
+
+// SetReadDeadline is like SetDeadline.
+func (s *carrier) SetReadDeadline(t time.Time) error { return s.deadline(s.Conn.SetReadDeadline, t) }
+
+// SetWriteDeadline is like SetDeadline.
+func (s *carrier) SetWriteDeadline(t time.Time) error { return s.deadline(s.Conn.SetWriteDeadline, t) }
+
+func (s *carrier) deadline(set func(time.Time) error, t time.Time) error {
+	if s.moved != nil {
+		return nil
+	}
+	return set(t)
+}
+
+// plaintext are buffers for what was decrypted, as long as the largest record.
+var plaintext = sync.Pool{New: func() any { return new([16 << 10]byte) }}
+
+// decrypt hands what came, and what crypto/tls still has, in the clear to the reader. The
+// caller holds turn.
+func (c *Conn) decrypt(data []byte, max int) {
+	s := c.secure
+	readable := plaintext.Get().(*[16 << 10]byte)
+	defer plaintext.Put(readable)
+	s.input = data
+	for c.state.Load()&(stateCut|stateDeaf) == 0 {
+		n, err := s.tls.Read(readable[:])
+		c.consume(readable[:n], max)
+		if err == nil {
+			continue
+		}
+		if !errors.Is(err, errNoInput) {
+			s.cause = err
+			c.state.Or(stateDeaf)
+			shutdown(s.moved, syscall.SHUT_RDWR)
+		}
+		break
+	}
+	s.input = nil // it is nbio's
+}
+
+// base finds the TCP connection below conn, and the carrier if TLS runs over it.
+// Connections that wrap another one have a method NetConn, as *tls.Conn has.
+func base(conn net.Conn) (tcp *net.TCPConn, secure *carrier) {
+	for {
+		switch c := conn.(type) {
+		case *net.TCPConn:
+			return c, secure
+		case *carrier:
+			secure, conn = c, c.Conn
+		case interface{ NetConn() net.Conn }:
+			conn = c.NetConn()
+		default:
+			return nil, nil
+		}
+	}
+}
