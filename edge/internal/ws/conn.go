@@ -14,13 +14,19 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/lesismal/nbio"
+	"golang.org/x/sys/unix"
 )
 
 // ErrNotOpen is what Conn.Write returns before Engine.Adopt has put the connection onto a
 // poller.
 var ErrNotOpen = errors.New("connection is not open yet")
+
+// orphanTimeout is how long the kernel offers what is left of a connection that was cut to
+// a peer that does not take it.
+const orphanTimeout = 5 * time.Second
 
 // Handler is the owner of a connection and hears what comes from the peer.
 //
@@ -130,6 +136,11 @@ func shutdown(nb *nbio.Conn, how int) {
 	nb.Lock()
 	defer nb.Unlock()
 	if closed, _ := nb.IsClosed(); !closed {
+		if how == syscall.SHUT_RDWR {
+			// Or the kernel keeps what a peer that does not read has not taken, and asks
+			// it for many minutes. It only ever costs memory, so a failure is no matter.
+			_ = unix.SetsockoptInt(nb.Hash(), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(orphanTimeout/time.Millisecond))
+		}
 		// An error means that the peer is gone already: the poller sees that, too.
 		_ = syscall.Shutdown(nb.Hash(), how)
 	}

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -423,4 +425,36 @@ func TestStopEndsIdleConnections(t *testing.T) {
 	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("client reads %v", err)
 	}
+}
+
+// orphans counts the connections of a local port of which the kernel still has something
+// to send, though nobody owns them any more (state FIN_WAIT1 in /proc/net/tcp).
+func orphans(t *testing.T, port int) (n int) {
+	t.Helper()
+	table, err := os.ReadFile("/proc/net/tcp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(table)) {
+		if words := strings.Fields(line); words[1] == fmt.Sprintf("0100007F:%04X", port) && words[3] == "04" {
+			n++
+		}
+	}
+	return n
+}
+
+func TestTheKernelForgetsConnectionsThatWereCutWhileTheirPeerDidNotRead(t *testing.T) {
+	s := serve(t, Config{}, nil)
+	conn := dialRaw(t, s.addr, nil)
+	e := s.next(t)
+	for range 200 {
+		e.send(AppendFrame(nil, OpBinary, make([]byte, 60_000)))
+	}
+	e.Cut()
+	wait(t, e.ended, "OnGone")
+	port := conn.RemoteAddr().(*net.TCPAddr).Port
+	if n := orphans(t, port); n != 1 {
+		t.Fatalf("%d orphans, want one: the peer has read", n)
+	}
+	until(t, "the orphan's end", func() bool { return orphans(t, port) == 0 })
 }
