@@ -458,3 +458,56 @@ func TestTheKernelForgetsConnectionsThatWereCutWhileTheirPeerDidNotRead(t *testi
 	}
 	until(t, "the orphan's end", func() bool { return orphans(t, port) == 0 })
 }
+
+func TestMoreFramesThanAllowedInASecondAreAViolation(t *testing.T) {
+	const limit = 50
+	for _, c := range []struct{ name, frame string }{
+		{"messages", string(frame(fin|0x1, "x"))},
+		{"Pings", string(frame(fin|0x9, ""))},
+		{"Pongs that nobody awaits", string(frame(fin|0xA, ""))},
+	} {
+		s := serve(t, Config{MaxFrames: limit}, nil)
+		conn := dialRaw(t, s.addr, nil)
+		e := s.next(t)
+		// So many that they are over the limit in one of two seconds.
+		if _, err := conn.Write(bytes.Repeat([]byte(c.frame), 2*limit+1)); err != nil {
+			t.Fatal(err)
+		}
+		wait(t, e.ended, "OnGone")
+		if code := e.violation.Load(); code != int64(ClosePolicy) {
+			t.Errorf("%s: violation %d, want 1008", c.name, code)
+		}
+	}
+}
+
+func TestFragmentsCountAsFrames(t *testing.T) {
+	const limit = 50
+	s := serve(t, Config{MaxFrames: limit}, nil)
+	conn := dialRaw(t, s.addr, nil)
+	e := s.next(t)
+	pieces := append(frame(0x1, ""), bytes.Repeat(frame(0, ""), 2*limit)...)
+	if _, err := conn.Write(pieces); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, e.ended, "OnGone")
+	if code := e.violation.Load(); code != int64(ClosePolicy) {
+		t.Errorf("violation %d, want 1008", code)
+	}
+}
+
+func TestPongsThatAnswerPingsDoNotCount(t *testing.T) {
+	const limit, pings = 50, 500
+	s := serve(t, Config{MaxFrames: limit}, nil)
+	conn := dialRaw(t, s.addr, nil)
+	e := s.next(t)
+	for range pings {
+		e.ExpectPong()
+	}
+	if _, err := conn.Write(bytes.Repeat(frame(fin|0xA, ""), pings)); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "every Pong", func() bool { return e.pongs.Load() == pings })
+	if code := e.violation.Load(); code != 0 {
+		t.Errorf("violation %d", code)
+	}
+}

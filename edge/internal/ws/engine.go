@@ -30,6 +30,10 @@ type Config struct {
 	// MaxMessage is the largest message that a client may send, in bytes; 0 means
 	// DefaultMaxMessage. A larger one is a violation with CloseTooBig.
 	MaxMessage int
+	// MaxFrames is how many frames a client may send in a second of the engine's clock,
+	// control frames among them, without the Pongs of Conn.ExpectPong; 0 means any
+	// number. One more is a violation with ClosePolicy.
+	MaxFrames int
 	// MaxWriteBuffer bounds the bytes that wait in memory for one socket; 0 means no
 	// bound. At the bound nbio closes without a close frame, so it should lie above
 	// everything that an owner writes while it keeps its own account with OnWritten.
@@ -156,9 +160,9 @@ func (e *Engine) Adopt(c *Conn, h Handler, conn net.Conn, early []byte) error {
 		shutdown(nb, syscall.SHUT_RDWR)
 	}
 	defer e.rescue(c)
-	c.consume(early, e.config.MaxMessage)
+	c.consume(early, e)
 	if secure != nil {
-		c.decrypt(nil, e.config.MaxMessage) // what came with the handshakes and net/http has not read
+		c.decrypt(nil, e) // what came with the handshakes and net/http has not read
 	}
 	return nil
 }
@@ -229,9 +233,9 @@ func (e *Engine) onData(nb *nbio.Conn, data []byte) {
 	defer c.turn.Unlock()
 	defer e.rescue(c)
 	if c.secure != nil {
-		c.decrypt(data, e.config.MaxMessage)
+		c.decrypt(data, e)
 	} else {
-		c.consume(data, e.config.MaxMessage)
+		c.consume(data, e)
 	}
 }
 

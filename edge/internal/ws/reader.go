@@ -7,12 +7,14 @@ import (
 )
 
 // reader takes a client's bytes apart into frames and messages, in whatever pieces they
-// come. Between messages it is one nil pointer. What it holds of an unfinished message
+// come. Between messages it holds no memory. What it holds of an unfinished message
 // grows with the bytes received, never with the length announced.
 //
 // A reader belongs to one goroutine at a time. It changes the bytes given to it.
 type reader struct {
-	part *partial
+	part  *partial
+	op    Opcode // of the latest header, if begun
+	begun bool   // a header was read since takeBegun
 }
 
 // partial is what has come of an unfinished frame or message.
@@ -59,6 +61,7 @@ var (
 	badCloseReason  = &violation{CloseInvalidData, "close reason is not UTF-8"}
 	notUTF8         = &violation{CloseInvalidData, "text is not UTF-8"}
 	tooBig          = &violation{CloseTooBig, "message is too big"}
+	tooMany         = &violation{ClosePolicy, "too many messages"}
 )
 
 // step takes one frame, or what there is of it, from the front of data, which is not
@@ -77,6 +80,7 @@ func (r *reader) step(data []byte, max int, h Handler) (rest []byte, open bool) 
 		if v != nil {
 			return nil, r.refuse(v, h)
 		}
+		r.op, r.begun = frame.op, true
 		data = rest
 		if frame.length <= len(data) && (frame.op.control() || r.part == nil && frame.fin) {
 			payload := data[:frame.length:frame.length]
@@ -86,6 +90,13 @@ func (r *reader) step(data []byte, max int, h Handler) (rest []byte, open bool) 
 		r.begin(frame)
 	}
 	return r.payload(data, h)
+}
+
+// takeBegun says whether the header of a frame was read since it was last called, and of
+// which kind the latest was.
+func (r *reader) takeBegun() (op Opcode, begun bool) {
+	begun, r.begun = r.begun, false
+	return r.op, begun
 }
 
 // header reads a frame's header, of which a part may have come earlier. A nil rest

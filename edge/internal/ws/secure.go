@@ -171,14 +171,14 @@ var plaintext = sync.Pool{New: func() any { return new([16 << 10]byte) }}
 
 // decrypt hands what came, and what crypto/tls still has, in the clear to the reader. The
 // caller holds turn.
-func (c *Conn) decrypt(data []byte, max int) {
+func (c *Conn) decrypt(data []byte, e *Engine) {
 	s := c.secure
 	readable := plaintext.Get().(*[16 << 10]byte)
 	defer plaintext.Put(readable)
 	s.input = data
 	for c.state.Load()&(stateCut|stateDeaf) == 0 {
 		n, err := s.tls.Read(readable[:])
-		c.consume(readable[:n], max)
+		c.consume(readable[:n], e)
 		if err == nil {
 			continue
 		}
