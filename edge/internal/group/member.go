@@ -13,8 +13,8 @@ const pingBytes = 16
 // and must not block.
 type Socket interface {
 	// Send hands whole frames to the connection, which keeps what the kernel does not
-	// take and copies it.
-	Send(frames []byte)
+	// take and copies it. With asks the last one is a Ping.
+	Send(frames []byte, asks bool)
 
 	// Owed is the number of bytes that the kernel has not taken yet.
 	Owed() int64

@@ -16,10 +16,10 @@ type plainSocket struct {
 	unanswering int
 }
 
-func (s *plainSocket) Send([]byte)  {}
-func (s *plainSocket) Owed() int64  { return s.owed }
-func (s *plainSocket) Unanswering() { s.unanswering++ }
-func (s *plainSocket) Detached()    { s.ended++ }
+func (s *plainSocket) Send([]byte, bool) {}
+func (s *plainSocket) Owed() int64       { return s.owed }
+func (s *plainSocket) Unanswering()      { s.unanswering++ }
+func (s *plainSocket) Detached()         { s.ended++ }
 
 // stand is a rotation with its members and a clock, for tests that go step by step.
 type stand struct {

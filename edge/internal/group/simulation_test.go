@@ -92,10 +92,10 @@ type simFrame struct {
 	ping uint64
 }
 
-func (c *simClient) Send([]byte)  { c.sim.t.Fatal("the simulation writes by itself") }
-func (c *simClient) Owed() int64  { return c.owed }
-func (c *simClient) Unanswering() { c.dropped = true }
-func (c *simClient) Detached()    { c.ended++ }
+func (c *simClient) Send([]byte, bool) { c.sim.t.Fatal("the simulation writes by itself") }
+func (c *simClient) Owed() int64       { return c.owed }
+func (c *simClient) Unanswering()      { c.dropped = true }
+func (c *simClient) Detached()         { c.ended++ }
 
 func newSimulation(t *testing.T, seed uint64) *simulation {
 	s := &simulation{

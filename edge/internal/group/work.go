@@ -158,7 +158,7 @@ func (w *worker) write(g *Group, next *write) {
 		binary.BigEndian.PutUint64(payload[8:], next.ping)
 		b = ws.AppendFrame(b, ws.OpPing, payload[:])
 	}
-	next.member.socket.Send(b)
+	next.member.socket.Send(b, next.ping != 0)
 	g.hub.stats.delivered(events, len(b), time.Now())
 	if cap(b) <= keepBuffer {
 		w.buffer = b

@@ -1,6 +1,10 @@
 package session
 
-import "canopy/edge/internal/ws"
+import (
+	"strconv"
+
+	"canopy/edge/internal/ws"
+)
 
 // Closing is why a session ends, as its client sees it: the row of the README's table of
 // close codes.
@@ -24,3 +28,12 @@ var (
 	RefreshBusy     = Closing{ws.CloseInternal, "Failed to refresh token: too many at once", false}
 	UnknownMessage  = Closing{ws.CloseProtocolError, "unknown message: expected RefreshAccessToken", false}
 )
+
+// codeLabel is a close code as metrics show it. Clients may send any number from 3000 to
+// 4999, which must not make as many metrics.
+func codeLabel(code uint16) string {
+	if code >= 3000 {
+		return "private"
+	}
+	return strconv.Itoa(int(code)) // ws lets no others through than the RFC's
+}

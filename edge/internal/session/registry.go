@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
-	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -230,15 +229,15 @@ func (r *Registry) Drain(ctx context.Context, window time.Duration) {
 	}
 }
 
-func (r *Registry) count(c Closing) {
-	r.stats.closed.WithLabelValues(strconv.Itoa(int(c.Code))).Inc()
-}
+func (r *Registry) count(c Closing) { r.stats.closed.WithLabelValues(codeLabel(c.Code)).Inc() }
 
 // metrics of sessions; the first two names are Drogue's.
 type metrics struct {
 	incoming *prometheus.CounterVec
 	closed   *prometheus.CounterVec
 	silent   prometheus.Counter
+	tooMany  prometheus.Counter // messages
+	tooBig   prometheus.Counter // messages
 }
 
 func newMetrics(reg prometheus.Registerer, r *Registry) *metrics {
@@ -249,12 +248,14 @@ func newMetrics(reg prometheus.Registerer, r *Registry) *metrics {
 		}, []string{"type"}),
 		closed: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "canopy_edge_closed_total",
-			Help: "Sessions closed with a close frame, by its code.",
+			Help: "Sessions closed with a close frame, by its code; \"private\" are the clients' codes from 3000 on, 1005 those without one.",
 		}, []string{"code"}),
 		silent: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "canopy_edge_silent_total",
 			Help: "Sockets dropped because they answered no Ping.",
 		}),
+		tooMany: NewOverLimit(reg, "messages_per_second"),
+		tooBig:  NewOverLimit(reg, "message_bytes"),
 	}
 	reg.MustRegister(m.incoming, m.closed, m.silent, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "drogue_connections", Help: "Open sockets.",

@@ -43,14 +43,19 @@ type Session struct {
 	// Application is the name of the application that the socket was opened for.
 	Application string
 
+	// Ended, if not nil, is called once when the session is over, or was abandoned. It is
+	// set before Registry.Add and does not block.
+	Ended func()
+
 	registry  *Registry
 	principal atomic.Pointer[authn.Principal]
 
 	state      atomic.Uint32
+	pen        pen
 	closing    Closing       // set by whoever moved state to closing
 	hangUp     atomic.Uint32 // what to do once the close frame is out
 	cutAt      atomic.Uint32 // second at which a closing session is cut
-	control    atomic.Int32  // bytes of Pongs that wait
+	pongs      atomic.Int32  // bytes of Pongs that wait
 	refreshing atomic.Bool
 
 	pinged uint32 // second of the Ping that waits for an answer, 0 if none; the wheel's
@@ -103,16 +108,23 @@ func (s *Session) detach(grace bool) {
 	}
 }
 
-// Detached writes the close frame: no event follows any more.
+// Detached writes the close frame: no event follows any more, and no control frame.
 func (s *Session) Detached() {
+	if s.pen.last() {
+		s.farewell()
+	}
+}
+
+// farewell writes the close frame.
+func (s *Session) farewell() {
 	if s.state.Load() != closing {
-		return
+		return // the connection is gone already
 	}
 	reason := s.closing.Reason
 	if s.closing.Resume && s.Member == nil { // a group keeps its place by itself
 		reason += " since=" + s.Reader.Cursor().String()
 	}
-	s.Send(ws.AppendClose(make([]byte, 0, 2+2+len(reason)), s.closing.Code, reason))
+	s.send(ws.AppendClose(make([]byte, 0, 2+2+len(reason)), s.closing.Code, reason))
 	s.finish()
 }
 
@@ -138,11 +150,30 @@ func (s *Session) Lagged(urgent bool) {
 	}
 }
 
-// Send writes frames and keeps the account of what the kernel owes. An error means that
+// control writes a control frame, unless a close frame was written already.
+func (s *Session) control(frame []byte) {
+	if !s.pen.take() {
+		return
+	}
+	s.send(frame)
+	if s.pen.put() {
+		s.farewell()
+	}
+}
+
+// send writes frames and keeps the account of what the kernel owes. An error means that
 // the connection is gone, and OnGone comes besides.
-func (s *Session) Send(frames []byte) {
+func (s *Session) send(frames []byte) {
 	s.Reader.Owe(len(frames))
 	_ = s.Write(frames)
+}
+
+// Send writes events of a group, and with asks a Ping behind them.
+func (s *Session) Send(frames []byte, asks bool) {
+	if asks {
+		s.ExpectPong()
+	}
+	s.send(frames)
 }
 
 // Owed is the number of bytes that the kernel has not taken.
@@ -173,11 +204,11 @@ func (s *Session) OnPing(payload []byte) {
 	}
 	n := ws.HeaderLen(len(payload)) + len(payload)
 	if s.Reader.Owed() == 0 {
-		s.control.Store(0)
-	} else if s.control.Add(int32(n)) > maxControl {
+		s.pongs.Store(0)
+	} else if s.pongs.Add(int32(n)) > maxControl {
 		return
 	}
-	s.Send(ws.AppendFrame(make([]byte, 0, n), ws.OpPong, payload))
+	s.control(ws.AppendFrame(make([]byte, 0, n), ws.OpPong, payload))
 }
 
 // OnPong acknowledges events of a group. Otherwise the bytes have shown life, and that is
@@ -196,8 +227,14 @@ func (s *Session) OnClose(code uint16, _ string) {
 	}
 }
 
-// OnViolation closes a client that breaks the protocol.
+// OnViolation closes a client that breaks the protocol, or sends too much.
 func (s *Session) OnViolation(code uint16, reason string) {
+	switch code {
+	case ws.ClosePolicy:
+		s.registry.stats.tooMany.Inc()
+	case ws.CloseTooBig:
+		s.registry.stats.tooBig.Inc()
+	}
 	s.close(Closing{Code: code, Reason: reason}, closeWrite)
 }
 
@@ -217,6 +254,9 @@ func (s *Session) OnGone(error) {
 		s.Reader.Forget()
 	}
 	s.registry.remove(s)
+	if s.Ended != nil {
+		s.Ended()
+	}
 }
 
 // Abandon forgets a session that has its place in a feed and that the engine never adopted.
@@ -270,7 +310,8 @@ func (s *Session) ping(now uint32) (next uint32) {
 		return s.pinged + timeout
 	case now >= heard+interval:
 		s.pinged = now
-		s.Send(pingFrame)
+		s.ExpectPong()
+		s.control(pingFrame)
 		return now + timeout
 	default:
 		return heard + interval

@@ -1,0 +1,17 @@
+package session
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// NewOverLimit makes and registers the counter of what was refused or closed because of
+// the setting EDGE__LIMITS__<limit>, whose name is given in lower case.
+func NewOverLimit(reg prometheus.Registerer, limit string) prometheus.Counter {
+	c := prometheus.NewCounter(prometheus.CounterOpts{
+		Name:        "canopy_edge_over_limit_total",
+		Help:        "Requests refused and sockets closed because of a limit, by the name of its setting.",
+		ConstLabels: prometheus.Labels{"limit": limit},
+	})
+	reg.MustRegister(c)
+	return c
+}
