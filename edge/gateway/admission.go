@@ -3,9 +3,9 @@ package gateway
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
-	"net/netip"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -15,9 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"canopy/edge/internal/authn"
-	"canopy/edge/internal/group"
 	"canopy/edge/internal/session"
 	"canopy/edge/internal/ws"
+	"canopy/shared/config"
 )
 
 const (
@@ -28,23 +28,32 @@ const (
 	spareDescriptors = 512
 
 	attachTimeout = 8 * time.Second
-
-	// seconds after which a client may try again to make a group
-	groupsRetryAfter    = 60
-	newGroupsRetryAfter = 3600
 )
 
 // admission turns requests into sessions or refuses them, in a fixed order: connection
-// limits, upgrade headers and parameters, authentication, authorization.
+// limits, upgrade headers and parameters, authentication, authorization, limits of the user
+// and of the application.
 type admission struct {
 	*edge
 	limit    int          // sockets at once
 	pending  atomic.Int64 // connections that net/http still has
+	limits   *limits
+	origins  []string // that may use Basic credentials, in one spelling; empty: the request's own
 	outcomes *prometheus.CounterVec
 }
 
-func newAdmission(e *edge, reg prometheus.Registerer) *admission {
-	a := &admission{edge: e, limit: e.cfg.Edge.Limits.Connections, outcomes: newOutcomes(reg)}
+func newAdmission(e *edge, reg prometheus.Registerer) (*admission, error) {
+	a := &admission{
+		edge: e, limit: e.cfg.Edge.Limits.Connections,
+		limits: newLimits(e.cfg.Edge.Limits, reg), outcomes: newOutcomes(reg),
+	}
+	for _, text := range e.cfg.Edge.AllowedOrigins {
+		origin, err := config.Origin(text)
+		if err != nil {
+			return nil, fmt.Errorf("read allowed origins: %w", err)
+		}
+		a.origins = append(a.origins, origin)
+	}
 	most := descriptorLimit() - spareDescriptors
 	if a.limit > most {
 		e.log.Warn("the limit of connections is cut to what descriptors there are",
@@ -53,7 +62,7 @@ func newAdmission(e *edge, reg prometheus.Registerer) *admission {
 	if a.limit == 0 || a.limit > most {
 		a.limit = most
 	}
-	return a
+	return a, nil
 }
 
 // descriptorLimit is the number of files that this process may open.
@@ -71,6 +80,7 @@ func (a *admission) connState(c net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
 		if int(a.pending.Add(1))+a.sessions.Len() > a.limit+spareDescriptors/2 {
+			a.limits.full.Inc()
 			_ = c.Close() // StateClosed follows
 		}
 	case http.StateHijacked, http.StateClosed:
@@ -79,11 +89,14 @@ func (a *admission) connState(c net.Conn, state http.ConnState) {
 }
 
 func (a *admission) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if a.cors(w, r) {
+		return
+	}
 	refused := a.open(w, r)
 	if refused == nil {
 		return
 	}
-	a.outcomes.WithLabelValues(strconv.Itoa(refused.status)).Inc()
+	a.answered(refused.status)
 	if refused.cause != nil && refused.status >= http.StatusInternalServerError {
 		a.log.Warn("socket refused", zap.Int("status", refused.status), zap.Error(refused.cause))
 	}
@@ -94,11 +107,40 @@ func (a *admission) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	refused.write(w)
 }
 
+// answered counts a request.
+func (a *admission) answered(status int) { a.outcomes.WithLabelValues(strconv.Itoa(status)).Inc() }
+
+// unreadable counts a request that net/http has refused by itself.
+func (a *admission) unreadable(status int) {
+	a.answered(status)
+	if status == http.StatusRequestHeaderFieldsTooLarge {
+		a.limits.header.Inc()
+	}
+}
+
 // open answers 101 and hands the connection over, or says why not.
 func (a *admission) open(w http.ResponseWriter, r *http.Request) *refusal {
 	if a.sessions.Len() >= a.limit {
+		a.limits.full.Inc()
 		return full()
 	}
+	place, refused := a.limits.enter(a.clientAddress(r))
+	if refused != nil {
+		return refused
+	}
+	kept := false // by the session, which gives the place back at its end
+	defer func() {
+		if !kept {
+			place.leave()
+		}
+	}()
+	refused = a.admit(w, r, place)
+	kept = refused == nil
+	return refused
+}
+
+// admit is open for a request that has a place.
+func (a *admission) admit(w http.ResponseWriter, r *http.Request, place *place) *refusal {
 	to, refused := parseTarget(r)
 	if refused != nil && refused.status == http.StatusNotFound {
 		return refused
@@ -117,7 +159,12 @@ func (a *admission) open(w http.ResponseWriter, r *http.Request) *refusal {
 	if refused := a.authorize(r, principal, to.application); refused != nil {
 		return refused
 	}
-	return a.upgrade(w, r, to, principal, changed)
+	if refused := place.claim(principal, to.application); refused != nil {
+		return refused
+	}
+	s := a.sessions.New(to.application, principal)
+	s.Ended = place.end()
+	return a.upgrade(w, r, to, s, changed)
 }
 
 // authorize says why p may not read application, or nil.
@@ -142,6 +189,9 @@ func (a *admission) identify(r *http.Request, to target) (authn.Principal, *refu
 		}
 		return authn.Principal{}, forbidden(message, err)
 	}
+	if refused := a.checkOrigin(r); refused != nil {
+		return authn.Principal{}, refused
+	}
 	principal, err := a.authn.Authenticate(r.Context(), credentials)
 	switch {
 	case errors.Is(err, authn.ErrForbidden):
@@ -155,20 +205,20 @@ func (a *admission) identify(r *http.Request, to target) (authn.Principal, *refu
 // upgrade fixes the session's place in the feed, then answers 101: what is acknowledged
 // after the client saw that comes. changed is closed if access has changed since the
 // client was found to have it.
-func (a *admission) upgrade(w http.ResponseWriter, r *http.Request, to target, p authn.Principal, changed <-chan struct{}) *refusal {
-	s := a.sessions.New(to.application, p)
+func (a *admission) upgrade(w http.ResponseWriter, r *http.Request, to target, s *session.Session, changed <-chan struct{}) *refusal {
 	ctx, cancel := context.WithTimeout(r.Context(), attachTimeout)
 	defer cancel()
-	if refused := a.place(ctx, r, to, p, s); refused != nil {
+	if refused := a.attach(ctx, r, to, s); refused != nil {
 		return refused
 	}
 	if !a.sessions.Add(s, a.limit) {
 		s.Abandon()
+		a.limits.full.Inc()
 		return full() // others came at the same time
 	}
 	select {
 	case <-changed: // perhaps before the session could be found by those who close it
-		if refused := a.authorize(r, p, to.application); refused != nil {
+		if refused := a.authorize(r, s.Principal(), to.application); refused != nil {
 			s.Abandon()
 			return refused
 		}
@@ -184,7 +234,7 @@ func (a *admission) upgrade(w http.ResponseWriter, r *http.Request, to target, p
 		a.log.Debug("answer 101", zap.Error(err))
 		return nil // the client is gone, or never can get an answer
 	}
-	a.outcomes.WithLabelValues("101").Inc()
+	a.answered(http.StatusSwitchingProtocols)
 	if err := a.engine.Adopt(&s.Conn, s, conn, early); err != nil {
 		s.Abandon()
 		a.log.Debug("adopt socket", zap.Error(err))
@@ -192,40 +242,4 @@ func (a *admission) upgrade(w http.ResponseWriter, r *http.Request, to target, p
 	}
 	s.Release()
 	return nil
-}
-
-// place gives s its place in the application's feed, or in a group.
-func (a *admission) place(ctx context.Context, r *http.Request, to target, p authn.Principal, s *session.Session) *refusal {
-	if to.group == nil {
-		if err := a.hub.Attach(ctx, to.application, to.filter, s, &s.Reader); err != nil {
-			return unavailable("The event log is not available", err)
-		}
-		return nil
-	}
-	member, err := a.groups.Join(ctx, to.key(p), clientAddress(r), s)
-	switch {
-	case errors.Is(err, group.ErrTooManyGroups):
-		return tooMany("Too many groups of this application", groupsRetryAfter, err)
-	case errors.Is(err, group.ErrTooManyNew):
-		return tooMany("Too many new groups from this address", newGroupsRetryAfter, err)
-	case err != nil:
-		return unavailable("The group is not available", err)
-	}
-	s.Member = member
-	return nil
-}
-
-// clientAddress is where a request comes from, for limits: an IPv6 client has a whole /64.
-func clientAddress(r *http.Request) string {
-	from, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil {
-		return r.RemoteAddr
-	}
-	addr := from.Addr().Unmap()
-	if addr.Is6() {
-		if prefix, err := addr.WithZone("").Prefix(64); err == nil {
-			addr = prefix.Addr()
-		}
-	}
-	return addr.String()
 }

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -52,8 +53,8 @@ const (
 	// feed, and clients that send no body or read no answer.
 	requestTimeout = readHeaderTimeout + attachTimeout + 2*time.Second
 
-	// net/http allows 4 KiB more than it is told.
-	maxHeaderBytes = 32<<10 - 4<<10
+	// slopHeaderBytes are what net/http allows more than it is told.
+	slopHeaderBytes = 4 << 10
 )
 
 // Addrs are the addresses that an edge listens at.
@@ -64,24 +65,26 @@ type Addrs struct {
 
 // edge is everything that one Run owns.
 type edge struct {
-	cfg      config.Config
-	log      *zap.Logger
-	health   *obs.Health
-	listener net.Listener
-	server   *http.Server
-	feeds    *nats.Conn // events only
-	requests *nats.Conn
-	members  *nats.Conn // events of groups and their acknowledgements
-	file     *authz.File
-	authn    *authn.Authenticator
-	engine   *ws.Engine
-	hub      *feed.Hub
-	groups   *group.Hub
-	repairs  atomic.Pointer[feed.Hub]  // hub, for callbacks of NATS, which may come before it is made
-	looks    atomic.Pointer[group.Hub] // groups, likewise
-	sessions *session.Registry
-	admit    *admission
-	broken   chan error // has room for one: why the edge cannot go on
+	cfg         config.Config
+	log         *zap.Logger
+	health      *obs.Health
+	listener    net.Listener
+	proxies     []netip.Prefix // whose word about their clients is believed
+	server      *http.Server
+	feeds       *nats.Conn // events only
+	requests    *nats.Conn
+	members     *nats.Conn // events of groups and their acknowledgements
+	file        *authz.File
+	authn       *authn.Authenticator
+	engine      *ws.Engine
+	hub         *feed.Hub
+	groups      *group.Hub
+	repairs     atomic.Pointer[feed.Hub]  // hub, for callbacks of NATS, which may come before it is made
+	looks       atomic.Pointer[group.Hub] // groups, likewise
+	sessions    *session.Registry
+	admit       *admission
+	certificate *certificate // nil without TLS
+	broken      chan error   // has room for one: why the edge cannot go on
 }
 
 // Run serves until ctx ends, then drains: no new sockets, the open ones are closed over
@@ -110,7 +113,7 @@ func (e *edge) open(ctx context.Context) error {
 		return fmt.Errorf("start edge: %w", err)
 	}
 	var err error
-	if e.listener, err = ws.Listen(ctx, e.cfg.HTTP.BindAddr); err != nil {
+	if err = e.listen(ctx, reg); err != nil {
 		return fmt.Errorf("start edge: listen for sockets: %w", err)
 	}
 	if e.file, err = authz.OpenFile(e.cfg.Edge.ApplicationsFile, e.log, reg); err != nil {
@@ -122,7 +125,10 @@ func (e *edge) open(ctx context.Context) error {
 	if err := e.openNATS(); err != nil {
 		return err
 	}
-	e.engine = ws.NewEngine(ws.Config{Log: e.log})
+	limits := e.cfg.Edge.Limits
+	e.engine = ws.NewEngine(ws.Config{
+		Log: e.log, MaxMessage: int(limits.MessageBytes), MaxFrames: limits.MessagesPerSecond,
+	})
 	if err := e.engine.Start(); err != nil {
 		return err
 	}
@@ -132,14 +138,16 @@ func (e *edge) open(ctx context.Context) error {
 		return err
 	}
 	e.sessions = session.NewRegistry(e.engine, e.authn, e.file, e.cfg.Edge.Ping, e.log, reg)
-	e.admit = newAdmission(e, reg)
+	if e.admit, err = newAdmission(e, reg); err != nil {
+		return err
+	}
 	e.server = &http.Server{
 		Handler:           e.admit,
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       requestTimeout,
 		WriteTimeout:      requestTimeout,
 		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeaderBytes,
+		MaxHeaderBytes:    int(limits.HeaderBytes) - slopHeaderBytes,
 		ConnState:         e.admit.connState,
 		ErrorLog:          zap.NewStdLog(e.log.WithOptions(zap.IncreaseLevel(zap.ErrorLevel))),
 	}
@@ -218,8 +226,11 @@ func (e *edge) serve(ctx context.Context) error {
 	all.Go(func() error { return e.sessions.Run(parts) })
 	all.Go(func() error { return e.file.Run(parts) })
 	all.Go(func() error { return e.authn.Run(parts) })
+	if e.certificate != nil {
+		all.Go(func() error { return e.certificate.Run(parts) })
+	}
 	all.Go(func() error {
-		if err := e.server.Serve(e.listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := e.server.Serve(jsonListener{e.listener, e.admit.unreadable}); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("accept sockets: %w", err)
 		}
 		return nil
@@ -277,7 +288,7 @@ func (e *edge) close() {
 func newOutcomes(reg prometheus.Registerer) *prometheus.CounterVec {
 	c := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "canopy_edge_requests_total",
-		Help: "Requests for a socket, by the status that was answered; 101 is an open socket.",
+		Help: "Requests for a socket, by the status that was answered; 101 is an open socket, 499 a client that left before.",
 	}, []string{"status"})
 	reg.MustRegister(c)
 	return c

@@ -1,7 +1,9 @@
 package gateway
 
 import (
+	"bytes"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
@@ -53,12 +55,22 @@ func unavailable(message string, cause error) *refusal {
 	}
 }
 
-func tooMany(message string, retryAfter int, cause error) *refusal {
+// tooMany is the answer to a client that has enough already. It may try again after so many
+// seconds.
+func tooMany(message string, retryAfter int) *refusal {
 	return &refusal{
 		status: http.StatusTooManyRequests, kind: "TooManyRequests",
-		message: message, retryAfter: retryAfter, cause: cause,
+		message: message, retryAfter: retryAfter,
 	}
 }
+
+// gone stands for a client that left before it could be answered.
+func gone(cause error) *refusal {
+	return &refusal{status: statusClientLeft, kind: "ClientLeft", message: "Client left", cause: cause}
+}
+
+// statusClientLeft is nginx's number for it, which stands in metrics only.
+const statusClientLeft = 499
 
 func full() *refusal { return unavailable("Too many connections on this edge", nil) }
 
@@ -76,11 +88,29 @@ func cutName(name string) string {
 
 // write answers the request.
 func (r *refusal) write(w http.ResponseWriter) {
-	body, _ := json.Marshal(struct { // two strings, which always encode
+	body := r.fill(w.Header())
+	w.WriteHeader(r.status)
+	_, _ = w.Write(body) // the client may be gone
+}
+
+// raw is the whole answer as it goes over the wire, after which the connection ends.
+func (r *refusal) raw() []byte {
+	header := http.Header{"Connection": {"close"}}
+	body := r.fill(header)
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "HTTP/1.1 %d %s\r\n", r.status, http.StatusText(r.status))
+	_ = header.Write(&b) // a buffer takes everything
+	b.WriteString("\r\n")
+	b.Write(body)
+	return b.Bytes()
+}
+
+// fill sets the answer's headers and returns its body.
+func (r *refusal) fill(header http.Header) (body []byte) {
+	body, _ = json.Marshal(struct { // two strings, which always encode
 		Error   string `json:"error"`
 		Message string `json:"message"`
 	}{r.kind, r.message})
-	header := w.Header()
 	header.Set("Content-Type", "application/json")
 	header.Set("Content-Length", strconv.Itoa(len(body)))
 	header.Set("Cache-Control", "no-store")
@@ -91,6 +121,5 @@ func (r *refusal) write(w http.ResponseWriter) {
 	if r.retryAfter > 0 {
 		header.Set("Retry-After", strconv.Itoa(r.retryAfter))
 	}
-	w.WriteHeader(r.status)
-	_, _ = w.Write(body) // the client may be gone
+	return body
 }

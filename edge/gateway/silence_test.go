@@ -80,7 +80,7 @@ func TestAnUnmaskedFrameIsAnsweredWith1002BeforeTheEnd(t *testing.T) {
 }
 
 func TestPingsOfAClientThatDoesNotReadCostBoundedMemory(t *testing.T) {
-	s := startEdge(t, nil)
+	s := startEdge(t, func(cfg *config.Config) { cfg.Edge.Limits.MessagesPerSecond = 0 })
 	flood := make([]byte, 0, 131*1000)
 	for range 1000 {
 		flood = append(append(flood, 0x89, 0x80|125, 0, 0, 0, 0), make([]byte, 125)...)

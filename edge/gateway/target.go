@@ -3,6 +3,7 @@ package gateway
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"canopy/edge/internal/authn"
@@ -50,29 +51,31 @@ func parsePath(escaped string) (application string, filter feed.Filter, ok bool)
 	return application, filter, true
 }
 
-// parseQuery reads the parameters that this version knows. Unknown ones are ignored, a
-// known one that is given twice or cannot be decoded is refused, and so are those that
-// would change the meaning of the stream and are not served yet.
-func parseQuery(raw string) (authn.Query, *refusal) {
-	values, err := url.ParseQuery(raw)
-	if err != nil {
-		return authn.Query{}, badRequest("Bad query string: percent-encoding or separator")
-	}
-	var q authn.Query
-	for name, into := range map[string]**string{"token": &q.Token, "username": &q.Username, "api_key": &q.APIKey} {
-		if list := values[name]; len(list) > 0 {
-			*into = &list[0]
+// parameters are those that a query may hold; all others are ignored.
+var parameters = []string{"group_id", "token", "username", "api_key", "since", "device"}
+
+// parseQuery reads the known parameters that were given. One that is given twice or cannot
+// be decoded is refused, and so are those that would change the meaning of the stream and
+// are not served yet.
+func parseQuery(raw string) (map[string]string, *refusal) {
+	given := make(map[string]string)
+	for pair := range strings.SplitSeq(raw, "&") {
+		name, value, _ := strings.Cut(pair, "=")
+		name, err := url.QueryUnescape(name)
+		if err != nil || !slices.Contains(parameters, name) {
+			continue
+		}
+		if _, twice := given[name]; twice {
+			return nil, badRequest("Parameter given twice: " + name)
+		}
+		if given[name], err = url.QueryUnescape(value); err != nil {
+			return nil, badRequest("Bad percent-encoding in parameter: " + name)
 		}
 	}
-	for _, name := range []string{"group_id", "token", "username", "api_key", "since", "device"} {
-		if len(values[name]) > 1 {
-			return authn.Query{}, badRequest("Parameter given twice: " + name)
-		}
+	if _, ok := given["since"]; ok {
+		return nil, badRequest("Parameter not supported by this version: since")
 	}
-	if values.Has("since") {
-		return authn.Query{}, badRequest("Parameter not supported by this version: since")
-	}
-	return q, nil
+	return given, nil
 }
 
 // parseTarget reads what a request asks for.
@@ -85,21 +88,33 @@ func parseTarget(r *http.Request) (target, *refusal) {
 	if refused != nil {
 		return target{}, refused
 	}
-	values := r.URL.Query()
-	if device := values["device"]; len(device) > 0 {
-		filter.Device, filter.ByDevice = device[0], true
+	filter.Device, filter.ByDevice = query["device"], has(query, "device")
+	credentials := authn.Query{
+		Token:    optional(query, "token"),
+		Username: optional(query, "username"),
+		APIKey:   optional(query, "api_key"),
 	}
-	t := target{application: application, filter: filter, credentials: query}
-	if !values.Has("group_id") {
-		return t, nil
-	}
-	name := values.Get("group_id")
-	t.group = &name
+	t := target{application: application, filter: filter, group: optional(query, "group_id"), credentials: credentials}
 	switch {
-	case name == "" || len(name) > group.MaxName:
+	case t.group == nil:
+	case *t.group == "" || len(*t.group) > group.MaxName:
 		return t, badRequest("Bad group_id: expected 1 to 128 bytes")
-	case filter.ByDevice || values.Has("since"):
-		return t, badRequest("group_id cannot be combined with device or since")
+	case filter.ByDevice:
+		return t, badRequest("group_id cannot be combined with device")
 	}
 	return t, nil
+}
+
+func has(query map[string]string, name string) bool {
+	_, ok := query[name]
+	return ok
+}
+
+// optional is a parameter's value, nil if it was not given.
+func optional(query map[string]string, name string) *string {
+	value, ok := query[name]
+	if !ok {
+		return nil
+	}
+	return &value
 }

@@ -77,18 +77,21 @@ type Service struct {
 
 // HTTP is the address that sockets are opened at.
 type HTTP struct {
-	BindAddr       string   `key:"bind_addr" default:"127.0.0.1:8080" help:"address of the WebSocket listener, host:port"`
+	BindAddr       string   `key:"bind_addr" default:"127.0.0.1:8080" help:"address of the WebSocket listener, host:port; other than loopback it needs a certificate or HTTP__DISABLE_TLS"`
 	DisableTLS     bool     `key:"disable_tls" default:"false" help:"serve plain HTTP; right only behind a proxy that ends TLS, or on loopback"`
-	CertBundleFile string   `key:"cert_bundle_file" help:"file of the PEM certificate chain"`
-	KeyFile        string   `key:"key_file" help:"file of the PEM key"`
+	CertBundleFile string   `key:"cert_bundle_file" help:"file of the PEM certificate chain, the edge's own first; read again when it changes"`
+	KeyFile        string   `key:"key_file" help:"file of the PEM key of that certificate; read again when it changes"`
 	CORS           CORS     `key:"cors"`
-	TrustedProxies []string `key:"trusted_proxies" help:"CIDRs, separated by commas, whose X-Forwarded-For and -Proto are believed"`
-	ProxyProtocol  bool     `key:"proxy_protocol" default:"false" help:"expect a PROXY protocol header on every connection"`
+	TrustedProxies []string `key:"trusted_proxies" help:"CIDRs, separated by commas, whose X-Forwarded-For and -Proto are believed, read from the right; every address in them can pose as any client"`
+	ProxyProtocol  bool     `key:"proxy_protocol" default:"false" help:"expect a PROXY protocol header, version 1 or 2, on every connection; with HTTP__TRUSTED_PROXIES only from there, without it from everybody, who can then pose as any client"`
 }
+
+// TLS says whether the listener ends TLS itself.
+func (h HTTP) TLS() bool { return !h.DisableTLS && h.CertBundleFile != "" }
 
 // CORS is Drogue's setting for browsers.
 type CORS struct {
-	Mode string `key:"mode" default:"disabled" help:"CORS of plain HTTP answers: disabled or permissive"`
+	Mode string `key:"mode" default:"disabled" help:"CORS of plain HTTP answers: disabled, or permissive: pages from everywhere may read why a socket was refused, without credentials"`
 }
 
 // Runtime is what every daemon has.
@@ -112,7 +115,7 @@ type Log struct {
 type Edge struct {
 	ApplicationsFile string        `key:"applications_file" help:"YAML file of applications, members and API keys; or set USER_AUTH__URL"`
 	AccessCache      time.Duration `key:"access_cache" default:"30s" help:"for how long an answer about access holds"`
-	AllowedOrigins   []string      `key:"allowed_origins" help:"browser Origins that may use Basic credentials, separated by commas; empty means the request's own Host"`
+	AllowedOrigins   []string      `key:"allowed_origins" help:"browser Origins such as https://console.example that may use Basic credentials, separated by commas; empty means the request's own Host"`
 	Limits           Limits        `key:"limits"`
 	Ping             Ping          `key:"ping"`
 	Buffers          Buffers       `key:"buffers"`
@@ -120,15 +123,18 @@ type Edge struct {
 	Drain            time.Duration `key:"drain" default:"20s" help:"for how long sockets are closed, spread evenly, after SIGTERM"`
 }
 
-// Limits bound what clients may use. 0 means off.
+// Limits bound what clients may use. 0 means off, except for sizes.
 type Limits struct {
-	Connections               int `key:"connections" default:"0" help:"sockets on this edge; 0 means the descriptor limit less 512"`
-	ConnectionsPerApplication int `key:"connections_per_application" default:"0" help:"sockets of one application on this edge; 0 is off"`
-	ConnectionsPerUser        int `key:"connections_per_user" default:"0" help:"sockets of one user on this edge; 0 is off"`
-	ConnectionsPerAddress     int `key:"connections_per_address" default:"0" help:"sockets of one client address on this edge; 0 is off"`
-	ConnectionsPerSecond      int `key:"connections_per_second" default:"0" help:"new sockets a second on this edge; 0 is off"`
-	GroupsPerApplication      int `key:"groups_per_application" default:"1000" help:"groups of one application, on all edges; 0 is off"`
-	NewGroupsPerAddress       int `key:"new_groups_per_address" default:"10" help:"groups that one address may make on this edge in an hour without signing in; 0 is off"`
+	Connections               int   `key:"connections" default:"0" help:"sockets on this edge, beyond which it answers 503; 0 means the descriptor limit less 512"`
+	ConnectionsPerApplication int   `key:"connections_per_application" default:"0" help:"sockets of one application on this edge, beyond which it answers 429; 0 is off"`
+	ConnectionsPerUser        int   `key:"connections_per_user" default:"0" help:"sockets of one user on this edge, beyond which it answers 429; anonymous clients are not counted; 0 is off"`
+	ConnectionsPerAddress     int   `key:"connections_per_address" default:"0" help:"sockets and requests of one client address (of IPv6: one /64) on this edge, beyond which it answers 429; behind a proxy it needs HTTP__TRUSTED_PROXIES or HTTP__PROXY_PROTOCOL, or all clients are one; 0 is off"`
+	ConnectionsPerSecond      int   `key:"connections_per_second" default:"0" help:"requests for a socket a second on this edge, beyond which it answers 503; so many may come at once; 0 is off"`
+	MessagesPerSecond         int   `key:"messages_per_second" default:"100" help:"frames that one client may send in a second, control frames among them and Pongs that answer a Ping not; above it the socket is closed with 1008; 0 is off"`
+	MessageBytes              int64 `key:"message_bytes" default:"64KiB" unit:"bytes" help:"largest message from a client; a larger one closes the socket with 1009"`
+	HeaderBytes               int64 `key:"header_bytes" default:"32KiB" unit:"bytes" help:"largest request line and headers of a request for a socket, tokens among them; larger ones are answered with 431"`
+	GroupsPerApplication      int   `key:"groups_per_application" default:"1000" help:"groups of one application, on all edges; 0 is off"`
+	NewGroupsPerAddress       int   `key:"new_groups_per_address" default:"10" help:"groups that one address may make on this edge in an hour without signing in; 0 is off"`
 }
 
 // Groups say how sockets that share a group_id split events.

@@ -36,8 +36,34 @@ func (c *check) listener(h HTTP) {
 	c.address("HTTP__BIND_ADDR", h.BindAddr)
 	if isAddress(h.BindAddr, 0) {
 		// On loopback nobody else listens in, so nothing has to be said there.
-		c.that(h.DisableTLS || isLoopback(h.BindAddr), "HTTP__BIND_ADDR", plainHTTPText)
+		c.that(h.TLS() || h.DisableTLS || isLoopback(h.BindAddr), "HTTP__BIND_ADDR",
+			"expected HTTP__CERT_BUNDLE_FILE and HTTP__KEY_FILE, or HTTP__DISABLE_TLS=true behind a proxy that ends TLS")
 	}
+	c.pair("HTTP__CERT_BUNDLE_FILE", h.CertBundleFile, "HTTP__KEY_FILE", h.KeyFile)
+	c.that(!h.DisableTLS || h.CertBundleFile == "", "HTTP__CERT_BUNDLE_FILE", "has no effect with HTTP__DISABLE_TLS=true")
+	c.oneOf("HTTP__CORS__MODE", h.CORS.Mode, "disabled", "permissive")
+	if _, err := Prefixes(h.TrustedProxies); err != nil {
+		c.that(false, "HTTP__TRUSTED_PROXIES", err.Error())
+	}
+}
+
+func (c *check) limits(l Limits) {
+	for _, limit := range []struct {
+		name string
+		most int
+	}{
+		{"CONNECTIONS", l.Connections},
+		{"CONNECTIONS_PER_APPLICATION", l.ConnectionsPerApplication},
+		{"CONNECTIONS_PER_USER", l.ConnectionsPerUser},
+		{"CONNECTIONS_PER_ADDRESS", l.ConnectionsPerAddress},
+		{"CONNECTIONS_PER_SECOND", l.ConnectionsPerSecond},
+		{"MESSAGES_PER_SECOND", l.MessagesPerSecond},
+	} {
+		c.atLeast("EDGE__LIMITS__"+limit.name, int64(limit.most), 0, "0")
+	}
+	// A token must fit into a message, which refreshes it, and into a header.
+	c.that(l.MessageBytes >= 8<<10 && l.MessageBytes <= 16*mebibyte, "EDGE__LIMITS__MESSAGE_BYTES", "expected 8KiB to 16MiB")
+	c.that(l.HeaderBytes >= 8<<10 && l.HeaderBytes <= mebibyte, "EDGE__LIMITS__HEADER_BYTES", "expected 8KiB to 1MiB")
 }
 
 func (c *check) clients(o OAuth) {
@@ -62,7 +88,12 @@ func (c *check) clients(o OAuth) {
 }
 
 func (c *check) edge(e Edge) {
-	c.atLeast("EDGE__LIMITS__CONNECTIONS", int64(e.Limits.Connections), 0, "0")
+	c.limits(e.Limits)
+	for _, origin := range e.AllowedOrigins {
+		if _, err := Origin(origin); err != nil {
+			c.that(false, "EDGE__ALLOWED_ORIGINS", err.Error())
+		}
+	}
 	c.ping("EDGE__PING__INTERVAL", e.Ping.Interval)
 	c.ping("EDGE__PING__TIMEOUT", e.Ping.Timeout)
 	b := e.Buffers

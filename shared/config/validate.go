@@ -12,25 +12,13 @@ import (
 
 const unsupportedText = "not supported by this version"
 
-const plainHTTPText = "this version serves plain HTTP only: end TLS in a proxy and set HTTP__DISABLE_TLS=true"
-
 // unsupported are the settings, or groups of them, that this version knows and nothing
 // acts on, each with what to tell who sets it: a value that changes nothing must not look
 // as if it did.
 var unsupported = map[string]string{
-	"REGISTRY":               unsupportedText,
-	"USER_AUTH":              unsupportedText,
-	"HTTP__CERT_BUNDLE_FILE": plainHTTPText,
-	"HTTP__KEY_FILE":         plainHTTPText,
-	"HTTP__CORS":             unsupportedText,
-	"HTTP__TRUSTED_PROXIES":  unsupportedText,
-	"HTTP__PROXY_PROTOCOL":   unsupportedText,
-	"EDGE__ACCESS_CACHE":     unsupportedText,
-	"EDGE__ALLOWED_ORIGINS":  unsupportedText,
-	"EDGE__LIMITS__CONNECTIONS_PER_APPLICATION": unsupportedText,
-	"EDGE__LIMITS__CONNECTIONS_PER_USER":        unsupportedText,
-	"EDGE__LIMITS__CONNECTIONS_PER_ADDRESS":     unsupportedText,
-	"EDGE__LIMITS__CONNECTIONS_PER_SECOND":      unsupportedText,
+	"REGISTRY":           unsupportedText,
+	"USER_AUTH":          unsupportedText,
+	"EDGE__ACCESS_CACHE": unsupportedText,
 }
 
 // whyUnsupported is what to tell about name, false if this version acts on it.
