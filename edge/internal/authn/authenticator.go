@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 
 	"canopy/shared/config"
 
@@ -25,21 +26,20 @@ type KeyVerifier interface {
 
 // Authenticator finds out who a client is. Any goroutine may use it; Run runs beside.
 type Authenticator struct {
-	issuer   *issuer   // nil if no issuer is configured
-	keys     *keySet   // likewise
-	tokens   *verifier // likewise
+	issuers  map[string]*issuer // by name
+	tokens   *verifier
 	apiKeys  KeyVerifier
 	outcomes *prometheus.CounterVec
 }
 
-// New returns an authenticator for API keys that verify knows, and for tokens of the one
-// issuer of cfg. Without an issuer every token is refused. The error lists everything
+// New returns an authenticator for API keys that verify knows, and for tokens of the
+// issuers of cfg. Without an issuer every token is refused. The error lists everything
 // that is wrong with cfg.
 func New(cfg config.OAuth, verify KeyVerifier, log *zap.Logger, reg prometheus.Registerer) (*Authenticator, error) {
 	return newAuthenticator(cfg, verify, log, reg, nil)
 }
 
-// newAuthenticator is New with a transport to the issuer; nil means the usual one.
+// newAuthenticator is New with a transport to the issuers; nil means the usual one.
 func newAuthenticator(cfg config.OAuth, verify KeyVerifier, log *zap.Logger, reg prometheus.Registerer, transport http.RoundTripper) (*Authenticator, error) {
 	outcomes := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "drogue_client_user_authentication_access_token",
@@ -47,83 +47,57 @@ func newAuthenticator(cfg config.OAuth, verify KeyVerifier, log *zap.Logger, reg
 	}, []string{"outcome"})
 	refreshes := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "canopy_edge_issuer_refresh",
-		Help: "Attempts to fetch the keys of the OpenID issuer: pass or error.",
-	}, []string{"outcome"})
+		Help: "Attempts to fetch the keys of an OpenID issuer, by the number of its first client: pass or error.",
+	}, []string{"issuer", "outcome"})
 	for _, c := range []prometheus.Collector{outcomes, refreshes} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics of sign-ins: %w", err)
 		}
 	}
-	a := &Authenticator{apiKeys: verify, outcomes: outcomes}
-	address, clients, err := oneIssuer(cfg)
+	issuers, err := newIssuers(cfg, log, refreshes, transport)
 	if err != nil {
 		return nil, err
 	}
-	if address == "" {
-		return a, nil
-	}
-	if a.issuer, err = newIssuer(address, transport); err != nil {
-		return nil, fmt.Errorf("use OpenID issuer: %w", err)
-	}
-	a.keys = newKeySet(a.issuer.keys, log, refreshes)
-	if a.tokens, err = newVerifier(address, clients, a.keys); err != nil {
-		return nil, err
-	}
-	return a, nil
+	return &Authenticator{issuers: issuers, tokens: newVerifier(issuers), apiKeys: verify, outcomes: outcomes}, nil
 }
 
-// oneIssuer returns the issuer that all clients of cfg share, and their ids. Both are
-// empty if cfg holds neither.
-func oneIssuer(cfg config.OAuth) (address string, ids []string, err error) {
-	var problems []error
-	address = cfg.IssuerURL
-	for i, n := range slices.Sorted(maps.Keys(cfg.Clients)) {
-		client := cfg.Clients[n]
-		at := client.IssuerURL
-		if at == "" {
-			at = cfg.IssuerURL
-		}
-		name := "OAUTH__CLIENTS__" + strings.ToUpper(n)
-		if client.ClientID == "" {
-			problems = append(problems, fmt.Errorf("%s__CLIENT_ID is empty", name))
-		}
-		if at == "" {
-			problems = append(problems, fmt.Errorf("%s has no issuer: set OAUTH__ISSUER_URL", name))
-		}
-		if i > 0 && at != address {
-			problems = append(problems, fmt.Errorf("%s__ISSUER_URL is a second issuer, only one is supported", name))
-		}
-		address = at
-		ids = append(ids, client.ClientID)
-	}
-	if cfg.IssuerURL != "" && len(cfg.Clients) == 0 {
-		problems = append(problems, errors.New("OAUTH__ISSUER_URL is set, but no OAUTH__CLIENTS__0__CLIENT_ID"))
-	}
-	return address, ids, errors.Join(problems...)
-}
-
-// Run fetches the issuer's keys and keeps them fresh until ctx ends, then returns nil. An
-// issuer that is away is asked again with growing pauses; meanwhile the last keys count.
+// Run fetches the issuers' keys and keeps them fresh until ctx ends, then returns nil. An
+// issuer that is away is asked again and again; meanwhile its last keys count.
 func (a *Authenticator) Run(ctx context.Context) error {
-	if a.keys == nil {
-		<-ctx.Done()
-		return nil
+	var running sync.WaitGroup
+	for _, i := range a.issuers {
+		running.Go(func() {
+			i.keys.run(ctx)
+			i.Close()
+		})
 	}
-	a.keys.run(ctx)
-	a.issuer.client.CloseIdleConnections()
+	<-ctx.Done()
+	running.Wait()
 	return nil
 }
 
-// Ready returns nil if tokens can be verified, or none ever will because no issuer is
-// configured. Once it was nil it stays so.
+// Ready returns nil if the tokens of every issuer can be verified, and otherwise names
+// the issuers whose keys are missing. Once it was nil it stays so.
 func (a *Authenticator) Ready() error {
-	if a.keys == nil {
+	var missing []error
+	for _, address := range slices.Sorted(maps.Keys(a.issuers)) {
+		if err := a.issuers[address].keys.ready(); err != nil {
+			missing = append(missing, fmt.Errorf("no keys of the OpenID issuer %s yet: %w", address, err))
+		}
+	}
+	return join(missing)
+}
+
+// join makes one error of several, on one line, and nil of none.
+func join(errs []error) error {
+	texts := make([]string, len(errs))
+	for i, err := range errs {
+		texts[i] = err.Error()
+	}
+	if len(texts) == 0 {
 		return nil
 	}
-	if err := a.keys.ready(); err != nil {
-		return fmt.Errorf("no keys of the OpenID issuer yet: %w", err)
-	}
-	return nil
+	return errors.New(strings.Join(texts, "; "))
 }
 
 // Authenticate returns who brings these credentials. It may wait for the issuer, but at
@@ -176,7 +150,7 @@ func (a *Authenticator) count(p Principal, err error) (Principal, error) {
 
 // verifyToken returns the principal of a token.
 func (a *Authenticator) verifyToken(ctx context.Context, token string) (Principal, error) {
-	if a.tokens == nil {
+	if len(a.issuers) == 0 {
 		return Principal{}, fmt.Errorf("%w: no OpenID issuer is configured", ErrForbidden)
 	}
 	return a.tokens.verify(ctx, token)

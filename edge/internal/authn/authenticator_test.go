@@ -2,6 +2,7 @@ package authn
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -163,8 +164,6 @@ func TestConfigurationThatCannotWorkIsRefused(t *testing.T) {
 		"client without an issuer": {config.OAuth{Clients: clients("")}, "OAUTH__ISSUER_URL"},
 		"client without an id": {config.OAuth{IssuerURL: "https://a.example",
 			Clients: map[string]config.OAuthClient{"0": {}}}, "OAUTH__CLIENTS__0__CLIENT_ID"},
-		"two issuers": {config.OAuth{IssuerURL: "https://a.example", Clients: map[string]config.OAuthClient{
-			"0": {ClientID: "a"}, "1": {ClientID: "b", IssuerURL: "https://b.example"}}}, "second issuer"},
 		"no URL":            {config.OAuth{Clients: clients("keycloak")}, "https://host/path"},
 		"another scheme":    {config.OAuth{Clients: clients("ftp://a.example")}, "https://host/path"},
 		"URL with a query":  {config.OAuth{Clients: clients("https://a.example/?x=y")}, "query"},
@@ -183,13 +182,18 @@ func TestConfigurationThatCannotWorkIsRefused(t *testing.T) {
 
 func TestPrintingShowsNoSecret(t *testing.T) {
 	c := Credentials{kind: Key, user: "alice", secret: "hunter2"}
-	p := Principal{Kind: Key, User: "alice", KeyID: [32]byte{0xab, 0xcd}}
+	p := Principal{Kind: Key, User: "alice", KeyID: [32]byte{0xab, 0xcd}, Login: c}
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s"} {
 		if got := fmt.Sprintf(verb, c); strings.Contains(got, "hunter2") {
 			t.Errorf("%s prints %s", verb, got)
 		}
 	}
-	if got := fmt.Sprintf("%+v", p); got != "key alice" {
-		t.Errorf("principal prints %s", got)
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s"} {
+		if got := fmt.Sprintf(verb, p); got != "key alice" {
+			t.Errorf("%s prints the principal as %s", verb, got)
+		}
+	}
+	if got, err := json.Marshal(p); err != nil || strings.Contains(string(got), "hunter2") {
+		t.Errorf("JSON of the principal: %s, %v", got, err)
 	}
 }

@@ -39,6 +39,17 @@ func (e *Invalid) Message() string { return "Invalid request: " + e.Reason }
 // Kind says which kind of credentials these are.
 func (c Credentials) Kind() Kind { return c.kind }
 
+// NewKey returns the credentials of an API key.
+func NewKey(user, key string) Credentials { return Credentials{kind: Key, user: user, secret: key} }
+
+// APIKey returns the user and the key of credentials of kind Key, and nothing of others.
+func (c Credentials) APIKey() (user, key string) {
+	if c.kind != Key {
+		return "", ""
+	}
+	return c.user, c.secret
+}
+
 // Basic reports whether the credentials came in a Basic header, which a browser sends by
 // itself, whichever page opens the socket.
 func (c Credentials) Basic() bool { return c.basic }

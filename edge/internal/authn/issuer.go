@@ -6,126 +6,109 @@ import (
 	"crypto/ed25519"
 	"crypto/rsa"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
+	"maps"
 	"net/http"
-	"net/url"
+	"slices"
+	"strconv"
 	"strings"
-	"time"
+
+	"canopy/edge/internal/openid"
+	"canopy/shared/config"
 
 	"github.com/MicahParks/jwkset"
+	"github.com/MicahParks/keyfunc/v3"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
 )
 
-const (
-	// fetchTimeout ends one request to the issuer, connecting and redirects included.
-	fetchTimeout = 5 * time.Second
-	// fetchBytes bounds an answer of the issuer.
-	fetchBytes = 1 << 20
-	// fetchHeaderBytes bounds the headers of one.
-	fetchHeaderBytes = 64 << 10
-	// fetchRedirects bounds the redirects of one request.
-	fetchRedirects = 3
-)
-
-// issuer is the OpenID issuer as seen over HTTP.
+// issuer is one OpenID issuer whose tokens sign users in, with its own keys: a token is
+// only ever checked against those of the issuer that it names.
 type issuer struct {
-	url    string // exactly as tokens name it in iss
-	client *http.Client
+	*openid.Issuer
+	number  string   // of its first client in the configuration
+	prefix  string   // of its users and roles: nothing for the first issuer, else "<N>/"
+	clients []string // client ids, one of which a token must be meant for
+	keys    *keySet
+	lookup  keyfunc.Keyfunc // reads keys
 }
 
-// newIssuer returns the issuer of that URL. A nil transport means one of its own.
-func newIssuer(address string, transport http.RoundTripper) (*issuer, error) {
-	u, err := url.Parse(address)
-	switch {
-	case err != nil:
-		// url.Error would repeat the address, and with it a password that somebody wrote there.
-		return nil, errors.New("the issuer's URL cannot be parsed")
-	case u.Scheme != "http" && u.Scheme != "https", u.Host == "":
-		return nil, errors.New("the issuer's URL is not of the form https://host/path")
-	case u.User != nil, u.RawQuery != "", u.Fragment != "":
-		return nil, errors.New("the issuer's URL has a user, a query or a fragment")
+// newIssuers returns the issuers of cfg by name. They share transport, nil for the usual
+// one. The error lists everything that is wrong with cfg.
+func newIssuers(cfg config.OAuth, log *zap.Logger, refreshes *prometheus.CounterVec, transport http.RoundTripper) (map[string]*issuer, error) {
+	issuers := make(map[string]*issuer)
+	var wrong []error
+	for _, n := range numbers(cfg.Clients) {
+		client, name := cfg.Clients[n], "OAUTH__CLIENTS__"+n
+		address := client.IssuerURL
+		if address == "" {
+			address = cfg.IssuerURL
+		}
+		if client.ClientID == "" {
+			wrong = append(wrong, fmt.Errorf("%s__CLIENT_ID is empty", name))
+		}
+		if address == "" {
+			wrong = append(wrong, fmt.Errorf("%s has no issuer: set OAUTH__ISSUER_URL", name))
+			continue
+		}
+		if i := issuers[address]; i != nil {
+			i.clients = append(i.clients, client.ClientID)
+			continue
+		}
+		web, err := openid.NewIssuer(address, transport)
+		if err != nil {
+			wrong = append(wrong, fmt.Errorf("use issuer of %s: %w", name, err))
+			continue
+		}
+		i := &issuer{Issuer: web, number: n, clients: []string{client.ClientID}}
+		if len(issuers) > 0 {
+			i.prefix = n + "/"
+		}
+		i.keys = newKeySet(i.fetch, log.With(zap.String("issuer", address)), refreshes.MustCurryWith(prometheus.Labels{"issuer": n}))
+		// Keys without a use are signing keys to most issuers; those for encryption are not ours.
+		i.lookup, err = keyfunc.New(keyfunc.Options{Storage: i.keys, UseWhitelist: []jwkset.USE{jwkset.UseSig, ""}})
+		if err != nil {
+			return nil, fmt.Errorf("make key lookup: %w", err)
+		}
+		issuers[address] = i
 	}
-	if transport == nil {
-		own := http.DefaultTransport.(*http.Transport).Clone()
-		own.MaxResponseHeaderBytes = fetchHeaderBytes
-		transport = own
+	if cfg.IssuerURL != "" && len(cfg.Clients) == 0 {
+		wrong = append(wrong, fmt.Errorf("OAUTH__ISSUER_URL is set, but no OAUTH__CLIENTS__0__CLIENT_ID"))
 	}
-	return &issuer{url: address, client: &http.Client{
-		Transport:     transport,
-		CheckRedirect: checkRedirect,
-		Timeout:       fetchTimeout,
-	}}, nil
+	return issuers, join(wrong)
 }
 
-// checkRedirect keeps a request on the host it was meant for, so that a redirect cannot
-// replace the issuer's keys by somebody else's.
-func checkRedirect(next *http.Request, before []*http.Request) error {
-	if len(before) > fetchRedirects {
-		return errors.New("too many redirects")
-	}
-	if first := before[0].URL; next.URL.Host != first.Host || next.URL.Scheme != first.Scheme {
-		return errors.New("redirect to another host or scheme")
-	}
-	return nil
+// numbers returns the numbers of clients, the least first. It decides which issuer is the
+// first one, and so 10 must come behind 9.
+func numbers(clients map[string]config.OAuthClient) []string {
+	return slices.SortedFunc(maps.Keys(clients), func(a, b string) int {
+		m, errM := strconv.Atoi(a)
+		n, errN := strconv.Atoi(b)
+		if errM != nil || errN != nil {
+			return strings.Compare(a, b)
+		}
+		return m - n
+	})
 }
 
-// keys asks the issuer for its present signing keys: OpenID Connect Discovery 1.0,
-// section 4, then the JWK set that it names.
-func (i *issuer) keys(ctx context.Context) ([]jwkset.JWK, error) {
-	var discovery struct {
-		Issuer string `json:"issuer"`
-		Keys   string `json:"jwks_uri"`
-	}
-	at := strings.TrimSuffix(i.url, "/") + "/.well-known/openid-configuration"
-	if err := i.get(ctx, at, &discovery); err != nil {
+// fetch asks the issuer for its present signing keys: discovery, then the JWK set that it
+// names.
+func (i *issuer) fetch(ctx context.Context) ([]jwkset.JWK, error) {
+	at, err := i.Discover(ctx)
+	if err != nil {
 		return nil, err
-	}
-	if discovery.Issuer != i.url {
-		return nil, fmt.Errorf("read %s: it names the issuer %.200q, configured is %q", at, discovery.Issuer, i.url)
-	}
-	if strings.HasPrefix(i.url, "https:") && !strings.HasPrefix(discovery.Keys, "https:") {
-		return nil, fmt.Errorf("read %s: jwks_uri is not https", at)
 	}
 	var set struct {
 		Keys []json.RawMessage `json:"keys"`
 	}
-	if err := i.get(ctx, discovery.Keys, &set); err != nil {
+	if err := i.Get(ctx, at.Keys, &set); err != nil {
 		return nil, err
 	}
 	keys := usable(set.Keys)
 	if len(keys) == 0 {
-		return nil, fmt.Errorf("read %s: no usable key among %d", discovery.Keys, len(set.Keys))
+		return nil, fmt.Errorf("read %s: no usable key among %d", at.Keys, len(set.Keys))
 	}
 	return keys, nil
-}
-
-// get decodes the JSON at an address.
-func (i *issuer) get(ctx context.Context, address string, into any) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
-	if err != nil {
-		return fmt.Errorf("request %s: %w", address, err)
-	}
-	request.Header.Set("Accept", "application/json")
-	response, err := i.client.Do(request)
-	if err != nil {
-		return fmt.Errorf("request keys: %w", err)
-	}
-	defer func() { _ = response.Body.Close() }()
-	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("read %s: status %d", address, response.StatusCode)
-	}
-	body, err := io.ReadAll(io.LimitReader(response.Body, fetchBytes+1))
-	if err != nil {
-		return fmt.Errorf("read %s: %w", address, err)
-	}
-	if len(body) > fetchBytes {
-		return fmt.Errorf("read %s: longer than %d bytes", address, fetchBytes)
-	}
-	if err := json.Unmarshal(body, into); err != nil {
-		return fmt.Errorf("decode %s: %w", address, err)
-	}
-	return nil
 }
 
 // usable returns those keys of a set that can verify a token: public keys of an
@@ -144,4 +127,27 @@ func usable(raw []json.RawMessage) []jwkset.JWK {
 		}
 	}
 	return keys
+}
+
+// meant reports whether a token's audience holds a client id of this issuer, and if the
+// token names the party that it was issued to, that party's.
+func (i *issuer) meant(c *claims) bool {
+	return slices.ContainsFunc(i.clients, func(id string) bool {
+		return (c.Party == "" || c.Party == id) && slices.Contains(c.Audience, id)
+	})
+}
+
+// name writes a user or a role of this issuer so that it is nobody else's.
+func (i *issuer) name(bare string) string { return i.prefix + bare }
+
+// roles writes the roles of one of this issuer's tokens likewise, sorted, each once.
+func (i *issuer) roles(c *claims) []string {
+	roles := c.roles()
+	if i.prefix == "" {
+		return OwnRoles(roles)
+	}
+	for n, role := range roles {
+		roles[n] = i.name(role)
+	}
+	return roles
 }

@@ -68,6 +68,16 @@ func (i *testIssuer) fetched() int {
 	return i.fetches
 }
 
+// of is how a knows this issuer.
+func (i *testIssuer) of(t testing.TB, a *Authenticator) *issuer {
+	t.Helper()
+	known := a.issuers[i.server.URL]
+	if known == nil {
+		t.Fatalf("nothing knows the issuer %s", i.server.URL)
+	}
+	return known
+}
+
 // config is that of an edge whose client id is canopy.
 func (i *testIssuer) config() config.OAuth {
 	return config.OAuth{

@@ -13,11 +13,13 @@ import (
 )
 
 const (
-	// refreshInterval is how often the issuer is asked for its keys while all is well.
-	refreshInterval = 5 * time.Minute
-	// retryMin and retryMax bound the pause after a failed attempt, which doubles.
+	// refreshInterval is how often the issuer is asked for its keys while all is well. A
+	// key that is new or gone is known after half a minute, fetching included.
+	refreshInterval = 25 * time.Second
+	// retryMin and retryMax bound the pause after a failed attempt, which doubles. As long
+	// as there are keys it is retryMax.
 	retryMin = 250 * time.Millisecond
-	retryMax = 30 * time.Second
+	retryMax = 15 * time.Second
 	// unknownInterval is the least time between two refreshes that tokens with an unknown
 	// key id cause, so that nobody can make the edge flood the issuer.
 	unknownInterval = 10 * time.Second
@@ -70,8 +72,11 @@ func (k *keySet) run(ctx context.Context) {
 		if k.refresh(ctx) {
 			pause = retryMin
 		} else {
-			// Half of the pause is random: edges that lost the issuer together must not return together.
-			wait = pause/2 + rand.N(pause/2)
+			if k.ready() == nil {
+				pause = retryMax
+			}
+			// A third of the pause is random: edges that lost the issuer together must not return together.
+			wait = pause - rand.N(pause/3)
 			pause = min(2*pause, retryMax)
 		}
 		timer := time.NewTimer(wait)
@@ -103,6 +108,9 @@ func (k *keySet) refresh(ctx context.Context) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.err, k.pending = err, false
+	if err != nil {
+		k.asked = k.started // an issuer in trouble is not asked more often because of tokens
+	}
 	close(k.done)
 	k.done = make(chan struct{})
 	switch {
@@ -135,8 +143,9 @@ func (k *keySet) ready() error {
 
 // KeyRead returns the key of an id. An unknown id may be a new key of the issuer: it
 // causes a refresh, at most one in unknownInterval, and waits for it until unknownWait
-// after its start. The error wraps errUnknownKey, or ErrUnavailable when the issuer could
-// not be asked. It hides the method of the storage that holds the keys.
+// after its start. The error wraps errUnknownKey, or ErrUnavailable when there were never
+// any keys: once there are, an id that is not among them is refused also while the issuer
+// is away. It hides the method of the storage that holds the keys.
 func (k *keySet) KeyRead(ctx context.Context, id string) (jwkset.JWK, error) {
 	key, err := k.Storage.KeyRead(ctx, id)
 	if err == nil {
@@ -145,28 +154,23 @@ func (k *keySet) KeyRead(ctx context.Context, id string) (jwkset.JWK, error) {
 	if k.ready() != nil {
 		return jwkset.JWK{}, ErrUnavailable
 	}
-	if done, started := k.askForRefresh(); done != nil {
-		// Counted from the start of the refresh and not from here: while an issuer hangs,
-		// one token after the other must not wait a second each.
-		timer := time.NewTimer(unknownWait - time.Since(started))
-		defer timer.Stop()
-		select {
-		case <-done:
-		case <-timer.C:
-			return jwkset.JWK{}, ErrUnavailable
-		case <-ctx.Done():
-			return jwkset.JWK{}, ErrUnavailable
-		}
-		if key, err = k.Storage.KeyRead(ctx, id); err == nil {
-			return key, nil
-		}
+	done, started := k.askForRefresh()
+	if done == nil {
+		return jwkset.JWK{}, errUnknownKey
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.err != nil {
-		return jwkset.JWK{}, ErrUnavailable
+	// Counted from the start of the refresh and not from here: while an issuer hangs,
+	// one token after the other must not wait a second each.
+	timer := time.NewTimer(unknownWait - time.Since(started))
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+	case <-ctx.Done():
 	}
-	return jwkset.JWK{}, errUnknownKey
+	if key, err = k.Storage.KeyRead(ctx, id); err != nil {
+		return jwkset.JWK{}, errUnknownKey
+	}
+	return key, nil
 }
 
 // askForRefresh returns a channel that is closed when the refresh under way has ended,

@@ -1,4 +1,4 @@
-// Package authn answers who a client is: anonymous, a user with a token of the OpenID
+// Package authn answers who a client is: anonymous, a user with a token of an OpenID
 // issuer, or a user with an API key. What a user may read is the business of package
 // authz, which takes the Principal that comes out here.
 //
@@ -7,6 +7,7 @@ package authn
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"time"
 )
@@ -47,16 +48,21 @@ func (k Kind) String() string {
 type Principal struct {
 	// Kind says how the client signed in.
 	Kind Kind
-	// User is the token's sub or the key's user; empty only for an anonymous client. It
-	// never begins with "role:" and never contains a slash.
+	// User is the token's sub or the key's user; empty only for an anonymous client. Users
+	// of the second and further issuers are written <N>/<sub>, with the number of the
+	// issuer's client; every other name contains no slash. None begins with "role:".
 	User string
-	// Roles are those of the token, sorted, each once. An API key has none.
+	// Roles are those of the token, or what Drogue's services say of a key, sorted, each
+	// once. Those of the second and further issuers are written <N>/<role>.
 	Roles []string
-	// Expires is when the credentials end, without any leeway. Zero means never.
+	// Expires is when a session of these credentials ends. Zero means never.
 	Expires time.Time
 	// KeyID is the SHA-256 of the API key, by which a key that was withdrawn while its
 	// socket is open is noticed. It is zero for other kinds.
 	KeyID [32]byte
+	// Login is what an API key signed in with, for a source that has to ask again about
+	// it and is told nothing by a hash. It is anonymous for all others.
+	Login Credentials
 }
 
 // Same reports whether two principals are the same user, signed in the same way. Roles
@@ -69,6 +75,21 @@ func (p Principal) String() string {
 		return p.Kind.String()
 	}
 	return p.Kind.String() + " " + p.User
+}
+
+// GoString is String: it keeps the hash out of %#v.
+func (p Principal) GoString() string { return p.String() }
+
+// OwnRoles returns the roles of the first issuer, or of Drogue's services, that may count:
+// one that is written like a role of a further issuer must not be taken for it. It takes
+// the list over, and returns it sorted, each role once.
+func OwnRoles(roles []string) []string {
+	roles = slices.DeleteFunc(roles, func(role string) bool {
+		number, _, found := strings.Cut(role, "/")
+		return found && number != "" && strings.Trim(number, "0123456789") == ""
+	})
+	slices.Sort(roles)
+	return slices.Compact(roles)
 }
 
 // ValidUser reports whether a name may be a user's. Names that begin with "role:" or

@@ -7,19 +7,18 @@ import (
 	"slices"
 	"time"
 
-	"github.com/MicahParks/jwkset"
-	"github.com/MicahParks/keyfunc/v3"
 	"github.com/go-json-experiment/json"
 	"github.com/golang-jwt/jwt/v5"
 )
 
-const (
-	// tokenBytes is the length of the longest token that is looked at.
-	tokenBytes = 16 << 10
-	// leeway is how far the clocks of issuer and edge may be apart when exp and nbf are
-	// checked at sign-in. An open socket ends at exp itself.
-	leeway = 30 * time.Second
-)
+// TokenBytes is the length of the longest token that is looked at.
+const TokenBytes = 16 << 10
+
+// leeway is how far the clocks of issuer and edge may be apart when exp and nbf are
+// checked at sign-in. An open socket ends at exp itself, as its user was told, unless it
+// was the leeway that let him in: then it ends with the leeway, for one that is closed as
+// soon as it is open serves nobody.
+const leeway = 30 * time.Second
 
 // algorithms is what a token may be signed with. None of them is symmetric: with one that
 // is, whoever knows the issuer's public key could sign.
@@ -27,32 +26,24 @@ var algorithms = []string{
 	"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
 }
 
-// verifier checks tokens of one issuer. Any goroutine may use it.
+// verifier checks tokens. Any goroutine may use it.
 type verifier struct {
-	issuer  string
-	clients []string // client ids, one of which the token must be meant for
-	keys    keyfunc.Keyfunc
+	issuers map[string]*issuer // by iss
 	parser  *jwt.Parser
+	now     func() time.Time
 }
 
-func newVerifier(issuer string, clients []string, keys jwkset.Storage) (*verifier, error) {
-	// Keys without a use are signing keys to most issuers; those for encryption are not ours.
-	k, err := keyfunc.New(keyfunc.Options{Storage: keys, UseWhitelist: []jwkset.USE{jwkset.UseSig, ""}})
-	if err != nil {
-		return nil, fmt.Errorf("make key lookup: %w", err)
-	}
+func newVerifier(issuers map[string]*issuer) *verifier {
 	return &verifier{
-		issuer:  issuer,
-		clients: clients,
-		keys:    k,
+		issuers: issuers,
+		now:     time.Now,
 		parser: jwt.NewParser(
 			jwt.WithValidMethods(algorithms),
-			jwt.WithIssuer(issuer),
 			jwt.WithExpirationRequired(),
 			jwt.WithLeeway(leeway),
 			jwt.WithStrictDecoding(),
 		),
-	}, nil
+	}
 }
 
 // claims are those of a token's claims that count here. The roles stand where Keycloak
@@ -76,51 +67,61 @@ func (c *claims) UnmarshalJSON(b []byte) error {
 	return json.Unmarshal(b, (*plain)(c))
 }
 
-// verify returns the user of a token. It waits only for a refresh of the issuer's keys,
+// verify returns the user of a token. It waits only for a refresh of its issuer's keys,
 // at most unknownWait. The error wraps ErrForbidden or ErrUnavailable and holds nothing
 // of the token.
 func (v *verifier) verify(ctx context.Context, token string) (Principal, error) {
-	if len(token) > tokenBytes {
-		return Principal{}, fmt.Errorf("%w: token longer than %d bytes", ErrForbidden, tokenBytes)
+	if len(token) > TokenBytes {
+		return Principal{}, fmt.Errorf("%w: token longer than %d bytes", ErrForbidden, TokenBytes)
 	}
 	var c claims
-	_, err := v.parser.ParseWithClaims(token, &c, func(t *jwt.Token) (any, error) { return v.key(ctx, t, &c) })
+	var from *issuer
+	_, err := v.parser.ParseWithClaims(token, &c, func(t *jwt.Token) (key any, err error) {
+		from, key, err = v.key(ctx, t, &c)
+		return key, err
+	})
 	switch {
 	case errors.Is(err, ErrUnavailable):
-		return Principal{}, fmt.Errorf("%w: no key of the issuer for this token", ErrUnavailable)
+		return Principal{}, fmt.Errorf("%w: no keys of this token's issuer yet", ErrUnavailable)
 	case err != nil:
 		return Principal{}, fmt.Errorf("%w: %s", ErrForbidden, reason(err))
-	case !v.meantForUs(&c):
+	case !from.meant(&c):
 		return Principal{}, fmt.Errorf("%w: token is meant for another client", ErrForbidden)
 	case !ValidUser(c.Subject):
 		return Principal{}, fmt.Errorf("%w: token's sub is missing or no user name", ErrForbidden)
 	}
-	return Principal{Kind: Token, User: c.Subject, Roles: c.roles(), Expires: c.ExpiresAt.Time}, nil
+	return Principal{
+		Kind: Token, User: from.name(c.Subject), Roles: from.roles(&c),
+		Expires: v.end(c.ExpiresAt.Time),
+	}, nil
 }
 
-// key finds the key for a token whose signature was not checked yet.
-func (v *verifier) key(ctx context.Context, t *jwt.Token, c *claims) (any, error) {
-	// Tokens of other issuers must not cause a search for their keys.
-	if c.Issuer != v.issuer {
-		return nil, jwt.ErrTokenInvalidIssuer
+// end is when a session ends whose token has that exp and counts now.
+func (v *verifier) end(exp time.Time) time.Time {
+	if v.now().Before(exp) {
+		return exp
+	}
+	return exp.Add(leeway)
+}
+
+// key finds the issuer and the key of a token whose signature was not checked yet.
+func (v *verifier) key(ctx context.Context, t *jwt.Token, c *claims) (*issuer, any, error) {
+	// The issuer is taken from the token before anything vouches for it. That is safe, as
+	// it only picks whose keys must vouch, and tokens of others cause no search for keys.
+	from := v.issuers[c.Issuer]
+	if from == nil {
+		return nil, nil, jwt.ErrTokenInvalidIssuer
 	}
 	// RFC 7515, section 4.1.11: a header that must be understood and is not voids the token.
 	if _, ok := t.Header["crit"]; ok {
-		return nil, jwt.ErrTokenUnverifiable
+		return nil, nil, jwt.ErrTokenUnverifiable
 	}
 	// keyfunc would try every key on a token that names none.
 	if kid, ok := t.Header["kid"].(string); !ok || kid == "" {
-		return nil, errUnknownKey
+		return nil, nil, errUnknownKey
 	}
-	return v.keys.KeyfuncCtx(ctx)(t)
-}
-
-// meantForUs reports whether the token's audience holds the client id, and if the token
-// names the party that it was issued to, that party's.
-func (v *verifier) meantForUs(c *claims) bool {
-	return slices.ContainsFunc(v.clients, func(id string) bool {
-		return (c.Party == "" || c.Party == id) && slices.Contains(c.Audience, id)
-	})
+	key, err := from.lookup.KeyfuncCtx(ctx)(t)
+	return from, key, err
 }
 
 // roles returns the roles that count: those of the realm, and those of Drogue's two clients.

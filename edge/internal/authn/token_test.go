@@ -190,7 +190,7 @@ func TestTokenWithWrongClaimsIsForbidden(t *testing.T) {
 		"Sub instead of sub":      edit(func(c jwt.MapClaims) { delete(c, "sub"); c["Sub"] = "alice" }),
 		"sub like a role":         with("sub", "role:operators"),
 		"sub of a further issuer": with("sub", "1/alice"),
-		"longer than 16 KiB":      with("padding", strings.Repeat("x", tokenBytes)),
+		"longer than 16 KiB":      with("padding", strings.Repeat("x", TokenBytes)),
 		"roles of no list":        with("realm_access", "operators"),
 	})
 }
@@ -206,8 +206,8 @@ func TestLeewayOfThirtySecondsCoversClocksThatDiffer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !p.Expires.Equal(exp) {
-		t.Errorf("expires %v, want exp itself, %v", p.Expires, exp)
+	if want := exp.Add(leeway); !p.Expires.Equal(want) {
+		t.Errorf("the session ends at %v, want the end of the leeway that let it in, %v", p.Expires, want)
 	}
 }
 
