@@ -156,6 +156,7 @@ func (e *edge) open(ctx context.Context) error {
 	e.health.AddCheck("nats groups", natsconn.Check(e.members))
 	e.health.AddCheck("streams", e.hub.Ready)
 	e.health.AddCheck("openid", e.authn.Ready)
+	e.health.Handle("POST /debug/disconnect", disconnect(e.sessions, e.log))
 	return nil
 }
 

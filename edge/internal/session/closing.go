@@ -23,6 +23,8 @@ var (
 	Unacknowledged  = Closing{ws.CloseTryLater, "group member does not answer Pings", false}
 	TokenExpired    = Closing{ws.ClosePolicy, "JWT token expired", false}
 	AccessWithdrawn = Closing{ws.ClosePolicy, "Access withdrawn", false}
+	AccessUnknown   = Closing{ws.CloseInternal, "Access cannot be checked", false}
+	Disconnected    = Closing{ws.ClosePolicy, "Disconnected by the operator", false}
 	RefreshRefused  = Closing{ws.ClosePolicy, "Failed to refresh token", false}
 	RefreshFailed   = Closing{ws.CloseInternal, "Failed to refresh token: tokens cannot be verified now", false}
 	RefreshBusy     = Closing{ws.CloseInternal, "Failed to refresh token: too many at once", false}

@@ -50,20 +50,17 @@ type Registry struct {
 	stats  *metrics
 	wheel  wheel
 
-	refreshes chan refreshRequest
-	list      chan chan []*Session // Run gives all sessions, since it alone moves the wheel
-}
+	accesses accesses
 
-type refreshRequest struct {
-	session *Session
-	token   string
+	refreshes chan *Session        // those whose newer token waits to be verified
+	list      chan chan []*Session // Run gives all sessions, since it alone moves the wheel
 }
 
 // NewRegistry makes an empty registry.
 func NewRegistry(engine *ws.Engine, n Authenticator, z Authorizer, ping config.Ping, log *zap.Logger, reg prometheus.Registerer) *Registry {
 	r := &Registry{
 		engine: engine, authn: n, authz: z, ping: ping, log: log,
-		refreshes: make(chan refreshRequest, refreshQueue),
+		refreshes: make(chan *Session, refreshQueue),
 		list:      make(chan chan []*Session),
 	}
 	r.stats = newMetrics(reg, r)
@@ -86,22 +83,30 @@ func (r *Registry) Add(s *Session, limit int) bool {
 	if p := s.principal.Load(); !p.Expires.IsZero() {
 		at = now + 1
 	}
-	return r.wheel.add(s, at, limit)
+	if !r.wheel.add(s, at, limit) {
+		return false
+	}
+	r.accesses.join(s, *s.principal.Load())
+	return true
 }
 
-func (r *Registry) remove(s *Session) { r.wheel.remove(s) }
+func (r *Registry) remove(s *Session) {
+	r.accesses.leave(s)
+	r.wheel.remove(s)
+}
 
 // Len is the number of sessions.
 func (r *Registry) Len() int { return r.wheel.len() }
 
-// Run turns the wheel, verifies refreshed tokens, and asks again about every session
-// when access may have changed, until ctx ends.
+// Run turns the wheel, verifies refreshed tokens, and asks again about every principal and
+// application with open sessions when access may have changed, until ctx ends.
 func (r *Registry) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for range refreshWorkers {
 		group.Go(func() error { r.verify(ctx); return nil })
 	}
 	group.Go(func() error { r.turn(ctx); return nil })
+	group.Go(func() error { r.watch(ctx); return nil })
 	return group.Wait()
 }
 
@@ -109,16 +114,12 @@ func (r *Registry) turn(ctx context.Context) {
 	ticker := time.NewTicker(wheelStep)
 	defer ticker.Stop()
 	turned := r.engine.Now()
-	changed := r.authz.Changed()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case answer := <-r.list:
 			answer <- r.wheel.all()
-		case <-changed:
-			changed = r.authz.Changed() // before asking, so that no change is missed
-			r.recheck(ctx)
 		case <-ticker.C:
 			for now := r.engine.Now(); turned < now; {
 				turned++
@@ -143,26 +144,32 @@ func (r *Registry) second(now uint32) {
 	}
 }
 
-// recheck closes the sessions that may not read their application any more.
-func (r *Registry) recheck(ctx context.Context) {
-	for _, s := range r.wheel.all() {
-		if s.state.Load() != open {
-			continue
-		}
-		if ok, err := r.authz.MayRead(ctx, s.Principal(), s.Application); err == nil && !ok {
-			s.Close(AccessWithdrawn)
-		}
+// all lists the sessions; when ctx ends it lists none.
+func (r *Registry) all(ctx context.Context) []*Session {
+	answer := make(chan []*Session, 1)
+	select {
+	case r.list <- answer:
+		return <-answer
+	case <-ctx.Done():
+		return nil
 	}
 }
 
-// refresh has a token verified by a worker. It does not block.
+// refresh has a token verified by a worker. It does not block. A session holds at most one
+// token that waits: when several come in a row, those that are overtaken do not matter.
 func (r *Registry) refresh(s *Session, token string) {
-	if !s.refreshing.CompareAndSwap(false, true) {
-		s.Close(RefreshBusy)
+	if len(token) > authn.TokenBytes {
+		s.Close(RefreshRefused)
 		return
 	}
+	if s.fresh.Swap(&token) == nil { // else the session is in line already
+		r.enqueue(s)
+	}
+}
+
+func (r *Registry) enqueue(s *Session) {
 	select {
-	case r.refreshes <- refreshRequest{s, token}:
+	case r.refreshes <- s:
 	default:
 		s.Close(RefreshBusy)
 	}
@@ -173,9 +180,13 @@ func (r *Registry) verify(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case request := <-r.refreshes:
-			r.verifyOne(ctx, request.session, request.token)
-			request.session.refreshing.Store(false)
+		case s := <-r.refreshes:
+			token := s.fresh.Load()
+			r.verifyOne(ctx, s, *token)
+			// A token that came meanwhile goes behind those of other sessions.
+			if !s.fresh.CompareAndSwap(token, nil) && s.state.Load() == open {
+				r.enqueue(s)
+			}
 		}
 	}
 }
@@ -190,7 +201,8 @@ func (r *Registry) verifyOne(ctx context.Context, s *Session, token string) {
 		s.Close(RefreshFailed)
 		return
 	}
-	s.principal.Store(&fresh) // before asking, so that recheck sees it if access changes now
+	s.principal.Store(&fresh)
+	r.accesses.join(s, fresh) // before asking, so that recheck sees it if access changes now
 	r.wheel.hasten(s, 1)
 	if ok, err := r.authz.MayRead(ctx, fresh, s.Application); err == nil && !ok {
 		s.Close(AccessWithdrawn)
@@ -201,13 +213,7 @@ func (r *Registry) verifyOne(ctx context.Context, s *Session, token string) {
 // come back all at once, and waits until they are gone or ctx ends. No session may be
 // added any more.
 func (r *Registry) Drain(ctx context.Context, window time.Duration) {
-	answer := make(chan []*Session, 1)
-	select {
-	case r.list <- answer:
-	case <-ctx.Done():
-		return
-	}
-	sessions := <-answer
+	sessions := r.all(ctx)
 	rand.Shuffle(len(sessions), func(i, j int) { sessions[i], sessions[j] = sessions[j], sessions[i] })
 	ticker := time.NewTicker(drainStep)
 	defer ticker.Stop()
@@ -258,6 +264,8 @@ func newMetrics(reg prometheus.Registerer, r *Registry) *metrics {
 		tooBig:  NewOverLimit(reg, "message_bytes"),
 	}
 	reg.MustRegister(m.incoming, m.closed, m.silent, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "canopy_edge_accesses", Help: "Pairs of a principal and an application that open sockets have; about each access is asked again.",
+	}, func() float64 { return float64(r.accesses.len()) }), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "drogue_connections", Help: "Open sockets.",
 		ConstLabels: prometheus.Labels{"protocol": "ws", "type": "integration"},
 	}, func() float64 { return float64(r.Len()) }))

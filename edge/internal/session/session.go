@@ -50,13 +50,16 @@ type Session struct {
 	registry  *Registry
 	principal atomic.Pointer[authn.Principal]
 
-	state      atomic.Uint32
-	pen        pen
-	closing    Closing       // set by whoever moved state to closing
-	hangUp     atomic.Uint32 // what to do once the close frame is out
-	cutAt      atomic.Uint32 // second at which a closing session is cut
-	pongs      atomic.Int32  // bytes of Pongs that wait
-	refreshing atomic.Bool
+	state   atomic.Uint32
+	pen     pen
+	closing Closing                // set by whoever moved state to closing
+	hangUp  atomic.Uint32          // what to do once the close frame is out
+	cutAt   atomic.Uint32          // second at which a closing session is cut
+	pongs   atomic.Int32           // bytes of Pongs that wait
+	fresh   atomic.Pointer[string] // the token that waits to be verified, or is being verified
+
+	access *access // guarded by the registry's accesses
+	left   bool    // likewise
 
 	pinged uint32 // second of the Ping that waits for an answer, 0 if none; the wheel's
 
@@ -77,9 +80,10 @@ func (s *Session) Principal() authn.Principal { return *s.principal.Load() }
 // written. It does not block and may be called from anywhere but OnWritten.
 func (s *Session) Close(c Closing) { s.close(c, awaitPeer) }
 
-func (s *Session) close(c Closing, hangUp uint32) {
+// close reports whether it was this call that ended the session.
+func (s *Session) close(c Closing, hangUp uint32) bool {
 	if !s.state.CompareAndSwap(open, closing) {
-		return
+		return false
 	}
 	s.closing = c
 	s.hangUp.Store(hangUp)
@@ -87,6 +91,7 @@ func (s *Session) close(c Closing, hangUp uint32) {
 	s.registry.count(c)
 	s.registry.wheel.hasten(s, closeSeconds)
 	s.detach(hangUp == awaitPeer) // others acknowledge nothing any more
+	return true
 }
 
 // Release lets events be written: the connection is adopted.

@@ -1,0 +1,179 @@
+package session
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"canopy/edge/internal/authn"
+)
+
+// askers is how many questions about access are asked at a time.
+const askers = 64
+
+// question is what sessions have in common whose access is one matter: the same
+// principal, signed in the same way, and the same application.
+type question struct {
+	kind        authn.Kind
+	user        string
+	roles       string
+	key         [32]byte
+	application string
+}
+
+func newQuestion(p authn.Principal, application string) question {
+	return question{p.Kind, p.User, fmt.Sprintf("%q", p.Roles), p.KeyID, application}
+}
+
+// access is one question with the number of sessions that it is about.
+type access struct {
+	question
+	principal authn.Principal
+	sessions  int // guarded by the accesses
+}
+
+// accesses are the questions that open sessions raise, each once: a hundred thousand
+// sockets of one user cost one answer. Any goroutine may use them.
+type accesses struct {
+	mu   sync.Mutex // guards Session.access and Session.left, too
+	open map[question]*access
+}
+
+// join counts s under the question that p raises, and no more under another one. A session
+// that has left stays out.
+func (a *accesses) join(s *Session, p authn.Principal) {
+	asked := newQuestion(p, s.Application)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if s.left || s.access != nil && s.access.question == asked {
+		return
+	}
+	a.drop(s)
+	to := a.open[asked]
+	if to == nil {
+		if a.open == nil {
+			a.open = make(map[question]*access)
+		}
+		to = &access{question: asked, principal: p}
+		a.open[asked] = to
+	}
+	to.sessions++
+	s.access = to
+}
+
+// leave counts s no more, for good.
+func (a *accesses) leave(s *Session) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.drop(s)
+	s.left = true
+}
+
+// drop takes s out of its question, which ends with its last session. mu is held.
+func (a *accesses) drop(s *Session) {
+	if s.access == nil {
+		return
+	}
+	if s.access.sessions--; s.access.sessions == 0 {
+		delete(a.open, s.access.question)
+	}
+	s.access = nil
+}
+
+// all lists the questions for which keep is true; they never change.
+func (a *accesses) all(keep func(*access) bool) []*access {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	list := make([]*access, 0, len(a.open))
+	for _, one := range a.open {
+		if keep(one) {
+			list = append(list, one)
+		}
+	}
+	return list
+}
+
+func (a *accesses) of(s *Session) *access {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return s.access
+}
+
+func (a *accesses) len() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.open)
+}
+
+// watch asks again about every open session when access may have changed, until ctx ends.
+func (r *Registry) watch(ctx context.Context) {
+	for {
+		changed := r.authz.Changed() // before asking, so that no change is missed
+		r.recheck(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+	}
+}
+
+// recheck closes the sessions that may not read their application any more, and those of
+// which nobody can tell for longer than the source of access allows.
+func (r *Registry) recheck(ctx context.Context) {
+	asked := r.accesses.all(func(*access) bool { return true })
+	ended := make([]*Closing, len(asked))
+	var group errgroup.Group
+	group.SetLimit(askers)
+	for i, one := range asked {
+		group.Go(func() error {
+			switch ok, err := r.authz.MayRead(ctx, one.principal, one.application); {
+			case err != nil:
+				ended[i] = &AccessUnknown
+			case !ok:
+				ended[i] = &AccessWithdrawn
+			}
+			return nil
+		})
+	}
+	_ = group.Wait() // no question fails as a whole
+	reasons := make(map[*access]Closing)
+	for i, reason := range ended {
+		if reason != nil {
+			reasons[asked[i]] = *reason
+		}
+	}
+	r.end(ctx, reasons)
+}
+
+// end closes the sessions of each question with its reason, and returns how many there
+// were. When ctx ends it closes none.
+func (r *Registry) end(ctx context.Context, reasons map[*access]Closing) (closed int) {
+	if len(reasons) == 0 || ctx.Err() != nil {
+		return 0
+	}
+	for _, s := range r.all(ctx) {
+		if reason, ok := reasons[r.accesses.of(s)]; ok && s.close(reason, awaitPeer) {
+			closed++
+		}
+	}
+	return closed
+}
+
+// Disconnect closes all sessions of a user, or of an application if user is empty, and
+// returns how many there were. Users are named as principals are, whichever way they
+// signed in. It returns early when ctx ends.
+func (r *Registry) Disconnect(ctx context.Context, user, application string) int {
+	reasons := make(map[*access]Closing)
+	for _, one := range r.accesses.all(func(a *access) bool {
+		if user != "" {
+			return a.user == user
+		}
+		return a.question.application == application
+	}) {
+		reasons[one] = Disconnected
+	}
+	return r.end(ctx, reasons)
+}

@@ -1,0 +1,161 @@
+package session
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"canopy/edge/internal/authn"
+	"canopy/edge/internal/ws"
+	"canopy/shared/config"
+)
+
+// verdicts answers questions about access, and counts them.
+type verdicts struct {
+	mu    sync.Mutex
+	asked map[string]int
+}
+
+func (v *verdicts) MayRead(_ context.Context, p authn.Principal, application string) (bool, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.asked == nil {
+		v.asked = make(map[string]int)
+	}
+	v.asked[fmt.Sprint(p, p.Roles, application)]++
+	return true, nil
+}
+
+func (v *verdicts) Changed() <-chan struct{} { return nil }
+
+// tokens verifies each token when the test lets it.
+type tokens struct {
+	came chan string
+	pass chan error
+}
+
+func (k tokens) Refresh(_ context.Context, p authn.Principal, token string) (authn.Principal, error) {
+	k.came <- token
+	p.Roles = strings.Fields(token)
+	return p, <-k.pass
+}
+
+func newTestRegistry(n Authenticator, z Authorizer) *Registry {
+	return NewRegistry(ws.NewEngine(ws.Config{}), n, z, config.Ping{Interval: time.Minute, Timeout: time.Minute},
+		zap.NewNop(), prometheus.NewRegistry())
+}
+
+func (r *Registry) added(t testing.TB, application string, p authn.Principal) *Session {
+	t.Helper()
+	s := r.New(application, p)
+	if !r.Add(s, 1<<20) {
+		t.Fatal("the session was not added")
+	}
+	return s
+}
+
+func TestAHundredThousandSocketsOfOneUserCostOneQuestion(t *testing.T) {
+	asked := &verdicts{}
+	r := newTestRegistry(nil, asked)
+	alice := authn.Principal{Kind: authn.Token, User: "alice", Roles: []string{"ops"}}
+	for n := range 100_000 {
+		p := alice
+		p.Expires = time.Now().Add(time.Duration(n) * time.Second)
+		r.added(t, "app", p)
+	}
+	r.recheck(t.Context())
+	if len(asked.asked) != 1 || asked.asked["token alice [ops]app"] != 1 {
+		t.Errorf("asked %v", asked.asked)
+	}
+}
+
+func TestPrincipalsThatDifferInWhatCountsAreAskedAboutApart(t *testing.T) {
+	asked := &verdicts{}
+	r := newTestRegistry(nil, asked)
+	for _, p := range []authn.Principal{
+		{},
+		{Kind: authn.Token, User: "alice"},
+		{Kind: authn.Key, User: "alice"},
+		{Kind: authn.Key, User: "alice", KeyID: [32]byte{1}},
+		{Kind: authn.Token, User: "alice", Roles: []string{"a", "b"}},
+		{Kind: authn.Token, User: "alice", Roles: []string{`a" "b`}},
+		{Kind: authn.Token, User: "bob"},
+	} {
+		for _, application := range []string{"app", "other"} {
+			r.added(t, application, p)
+			r.added(t, application, p)
+		}
+	}
+	if n := r.accesses.len(); n != 14 {
+		t.Errorf("%d questions, want 14", n)
+	}
+}
+
+func TestAQuestionEndsWithItsLastSession(t *testing.T) {
+	r := newTestRegistry(nil, &verdicts{})
+	alice := authn.Principal{Kind: authn.Token, User: "alice"}
+	one, two := r.added(t, "app", alice), r.added(t, "app", alice)
+	withRole := alice
+	withRole.Roles = []string{"ops"}
+	r.accesses.join(one, withRole)
+	r.accesses.join(one, withRole)
+	if n := r.accesses.len(); n != 2 {
+		t.Errorf("%d questions after the roles of one changed, want 2", n)
+	}
+	r.remove(two)
+	r.remove(two)
+	r.remove(one)
+	r.accesses.join(one, alice) // a token that was verified too late
+	if n := r.accesses.len(); n != 0 {
+		t.Errorf("%d questions after all have left", n)
+	}
+}
+
+func TestTokensThatComeDuringARefreshAreHeldToTheLastOne(t *testing.T) {
+	k := tokens{came: make(chan string), pass: make(chan error)}
+	r := newTestRegistry(k, &verdicts{})
+	s := r.added(t, "app", authn.Principal{Kind: authn.Token, User: "alice"})
+	ctx, stop := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { r.verify(ctx) })
+	running.Go(func() { r.verify(ctx) })
+	defer running.Wait()
+	defer stop()
+
+	r.refresh(s, "1")
+	if token := <-k.came; token != "1" {
+		t.Fatalf("token %s is verified first", token)
+	}
+	for _, token := range []string{"2", "3", "4"} {
+		r.refresh(s, token)
+	}
+	k.pass <- nil
+	if token := <-k.came; token != "4" {
+		t.Fatalf("token %s is verified after the first, want the last one", token)
+	}
+	k.pass <- nil
+	r.refresh(s, "5")
+	if token := <-k.came; token != "5" {
+		t.Fatalf("token %s is verified, want 5", token)
+	}
+	k.pass <- nil
+	for deadline := time.Now().Add(20 * time.Second); s.fresh.Load() != nil; {
+		if time.Now().After(deadline) {
+			t.Fatal("the session still holds a token")
+		}
+		runtime.Gosched()
+	}
+	if p := s.Principal(); len(p.Roles) != 1 || p.Roles[0] != "5" {
+		t.Errorf("the session has the principal of %q", p.Roles)
+	}
+	if s.state.Load() != open {
+		t.Error("the session was closed")
+	}
+}
