@@ -192,8 +192,12 @@ func (a *admission) identify(r *http.Request, to target) (authn.Principal, *refu
 	if refused := a.checkOrigin(r); refused != nil {
 		return authn.Principal{}, refused
 	}
-	principal, err := a.authn.Authenticate(r.Context(), credentials)
+	principal, err := a.authn.Authenticate(r.Context(), credentials, network(a.clientAddress(r)).Addr())
+	var failed *authn.TooMany
 	switch {
+	case errors.As(err, &failed):
+		wait := int((failed.RetryAfter + time.Second - 1) / time.Second)
+		return authn.Principal{}, tooMany("Too many failed sign-ins from this address", wait)
 	case errors.Is(err, authn.ErrForbidden):
 		return authn.Principal{}, forbidden("Forbidden", err)
 	case err != nil:

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"canopy/shared/config"
 
@@ -19,9 +21,10 @@ import (
 // KeyVerifier knows the API keys.
 type KeyVerifier interface {
 	// VerifyKey returns the principal of an API key. A key counts only with its own user
-	// and until it expires; otherwise the error wraps ErrForbidden. An error that does not
-	// wrap it means that nobody can tell. Any goroutine may call it.
-	VerifyKey(ctx context.Context, user, key string) (Principal, error)
+	// and until it expires; otherwise the error wraps ErrForbidden. Without ask it answers
+	// from memory alone, and the error wraps ErrNotAsked if that does not tell. Any other
+	// error means that nobody can tell. Any goroutine may call it.
+	VerifyKey(ctx context.Context, user, key string, ask bool) (Principal, error)
 }
 
 // Authenticator finds out who a client is. Any goroutine may use it; Run runs beside.
@@ -29,6 +32,7 @@ type Authenticator struct {
 	issuers  map[string]*issuer // by name
 	tokens   *verifier
 	apiKeys  KeyVerifier
+	guard    guard
 	outcomes *prometheus.CounterVec
 }
 
@@ -58,7 +62,10 @@ func newAuthenticator(cfg config.OAuth, verify KeyVerifier, log *zap.Logger, reg
 	if err != nil {
 		return nil, err
 	}
-	return &Authenticator{issuers: issuers, tokens: newVerifier(issuers), apiKeys: verify, outcomes: outcomes}, nil
+	return &Authenticator{
+		issuers: issuers, tokens: newVerifier(issuers), apiKeys: verify,
+		guard: guard{now: time.Now}, outcomes: outcomes,
+	}, nil
 }
 
 // Run fetches the issuers' keys and keeps them fresh until ctx ends, then returns nil. An
@@ -100,15 +107,17 @@ func join(errs []error) error {
 	return errors.New(strings.Join(texts, "; "))
 }
 
-// Authenticate returns who brings these credentials. It may wait for the issuer, but at
-// most a second, and only for a token whose key is unknown. The error wraps ErrForbidden or
-// ErrUnavailable.
-func (a *Authenticator) Authenticate(ctx context.Context, c Credentials) (Principal, error) {
+// Authenticate returns who brings these credentials from that address. It may wait for an
+// issuer, but at most a second, and only for a token whose key is unknown. The error wraps
+// ErrForbidden or ErrUnavailable, or is a *TooMany: an address from which many API keys
+// were wrong is told to wait instead, and is not asked about. A right key that is known
+// here counts all the same, since others may share the address.
+func (a *Authenticator) Authenticate(ctx context.Context, c Credentials, from netip.Addr) (Principal, error) {
 	switch c.kind {
 	case Token:
 		return a.count(a.verifyToken(ctx, c.secret))
 	case Key:
-		return a.count(a.verifyKey(ctx, c.user, c.secret))
+		return a.count(a.verifyKey(ctx, c.user, c.secret, from))
 	default:
 		return Principal{}, nil
 	}
@@ -139,7 +148,7 @@ func (a *Authenticator) Refresh(ctx context.Context, p Principal, token string) 
 func (a *Authenticator) count(p Principal, err error) (Principal, error) {
 	outcome := "pass"
 	switch {
-	case errors.Is(err, ErrForbidden):
+	case errors.Is(err, ErrForbidden), errors.As(err, new(*TooMany)):
 		outcome = "fail"
 	case err != nil:
 		outcome = "error"
@@ -157,13 +166,17 @@ func (a *Authenticator) verifyToken(ctx context.Context, token string) (Principa
 }
 
 // verifyKey returns the principal of an API key.
-func (a *Authenticator) verifyKey(ctx context.Context, user, key string) (Principal, error) {
+func (a *Authenticator) verifyKey(ctx context.Context, user, key string, from netip.Addr) (Principal, error) {
 	if !ValidUser(user) {
 		return Principal{}, fmt.Errorf("%w: no user name", ErrForbidden)
 	}
-	p, err := a.apiKeys.VerifyKey(ctx, user, key)
+	wait := a.guard.wait(from)
+	p, err := a.apiKeys.VerifyKey(ctx, user, key, wait == 0)
 	switch {
+	case wait > 0 && (errors.Is(err, ErrForbidden) || errors.Is(err, ErrNotAsked)):
+		return Principal{}, &TooMany{wait}
 	case errors.Is(err, ErrForbidden):
+		a.guard.failed(from)
 		return Principal{}, fmt.Errorf("verify API key: %w", err)
 	case err != nil:
 		return Principal{}, fmt.Errorf("%w: %w", ErrUnavailable, err)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -21,7 +22,7 @@ import (
 // oneKey knows the key "secret" of alice.
 type oneKey struct{ broken error }
 
-func (k oneKey) VerifyKey(_ context.Context, user, key string) (Principal, error) {
+func (k oneKey) VerifyKey(_ context.Context, user, key string, _ bool) (Principal, error) {
 	if k.broken != nil {
 		return Principal{}, k.broken
 	}
@@ -99,7 +100,7 @@ func TestKindsOfCredentialsSignInAsTheirKind(t *testing.T) {
 		{"a key of a further issuer's user", Credentials{kind: Key, user: "1/alice", secret: "secret"}, Principal{}, ErrForbidden},
 		{"a token without an issuer", Credentials{kind: Token, secret: "a.b.c"}, Principal{}, ErrForbidden},
 	} {
-		p, err := a.Authenticate(t.Context(), c.from)
+		p, err := a.Authenticate(t.Context(), c.from, netip.Addr{})
 		if !p.Same(c.want) || !errors.Is(err, c.err) {
 			t.Errorf("%s: got %v, %v", c.name, p, err)
 		}
@@ -116,7 +117,7 @@ func TestBrokenKeySourceIsUnavailableNotForbidden(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = a.Authenticate(t.Context(), Credentials{kind: Key, user: "alice", secret: "secret"})
+	_, err = a.Authenticate(t.Context(), Credentials{kind: Key, user: "alice", secret: "secret"}, netip.Addr{})
 	if !errors.Is(err, ErrUnavailable) || errors.Is(err, ErrForbidden) {
 		t.Errorf("got %v", err)
 	}

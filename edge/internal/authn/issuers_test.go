@@ -2,6 +2,7 @@ package authn
 
 import (
 	"errors"
+	"net/netip"
 	"reflect"
 	"strconv"
 	"strings"
@@ -48,7 +49,7 @@ func TestUsersAndRolesOfSeveralIssuersNeverMeet(t *testing.T) {
 	} {
 		claims := c.from.goodClaims()
 		claims["aud"], claims["realm_access"] = c.aud, map[string]any{"roles": c.roles}
-		p, err := a.Authenticate(t.Context(), Credentials{kind: Token, secret: sign(t, jwt.SigningMethodRS256, rsaKey(t, c.key), "same", claims)})
+		p, err := a.Authenticate(t.Context(), Credentials{kind: Token, secret: sign(t, jwt.SigningMethodRS256, rsaKey(t, c.key), "same", claims)}, netip.Addr{})
 		if err != nil || p.User != c.want.User || !reflect.DeepEqual(p.Roles, c.want.Roles) {
 			t.Errorf("%s: got %v %q, %v", c.name, p, p.Roles, err)
 		}
@@ -68,7 +69,7 @@ func TestTokenOfOneIssuerSignedByTheKeyOfAnotherIsForbidden(t *testing.T) {
 	} {
 		claims := c.says.goodClaims()
 		claims["aud"] = c.aud
-		_, err := a.Authenticate(t.Context(), Credentials{kind: Token, secret: sign(t, jwt.SigningMethodRS256, rsaKey(t, c.key), "same", claims)})
+		_, err := a.Authenticate(t.Context(), Credentials{kind: Token, secret: sign(t, jwt.SigningMethodRS256, rsaKey(t, c.key), "same", claims)}, netip.Addr{})
 		if !errors.Is(err, ErrForbidden) {
 			t.Errorf("%s: got %v, want ErrForbidden", name, err)
 		}
@@ -84,7 +85,7 @@ func TestSubThatLooksLikeAnotherIdentityIsRefusedByEveryIssuer(t *testing.T) {
 		for from, key := range map[*testIssuer]string{first: "one", second: "other"} {
 			claims := from.goodClaims()
 			claims["sub"] = sub
-			_, err := a.Authenticate(t.Context(), Credentials{kind: Token, secret: sign(t, jwt.SigningMethodRS256, rsaKey(t, key), "same", claims)})
+			_, err := a.Authenticate(t.Context(), Credentials{kind: Token, secret: sign(t, jwt.SigningMethodRS256, rsaKey(t, key), "same", claims)}, netip.Addr{})
 			if !errors.Is(err, ErrForbidden) {
 				t.Errorf("sub %q: got %v, want ErrForbidden", sub, err)
 			}
@@ -108,7 +109,7 @@ func TestReadinessNamesTheIssuerThatIsMissingAndTheOtherOneWorks(t *testing.T) {
 	if err := a.Ready(); err == nil || strings.Contains(err.Error(), first.server.URL) {
 		t.Errorf("readiness says %v", err)
 	}
-	if _, err := a.Authenticate(t.Context(), first.tokenOf(t, "one")); err != nil {
+	if _, err := a.Authenticate(t.Context(), first.tokenOf(t, "one"), netip.Addr{}); err != nil {
 		t.Errorf("token of the issuer that is there: %v", err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -43,16 +44,16 @@ func TestIssuerThatComesUpLaterMakesTheEdgeReady(t *testing.T) {
 		err := a.Ready()
 		return err != nil && strings.Contains(err.Error(), "status 503")
 	})
-	_, err := a.Authenticate(t.Context(), i.tokenOf(t, "one"))
+	_, err := a.Authenticate(t.Context(), i.tokenOf(t, "one"), netip.Addr{})
 	if !errors.Is(err, ErrUnavailable) || errors.Is(err, ErrForbidden) {
 		t.Errorf("without keys: got %v, want ErrUnavailable", err)
 	}
-	if _, err := a.Authenticate(t.Context(), Credentials{kind: Token, secret: "x.y.z"}); !errors.Is(err, ErrForbidden) {
+	if _, err := a.Authenticate(t.Context(), Credentials{kind: Token, secret: "x.y.z"}, netip.Addr{}); !errors.Is(err, ErrForbidden) {
 		t.Errorf("malformed token without keys: got %v, want ErrForbidden", err)
 	}
 	i.set(func(i *testIssuer) { i.down = false })
 	waitReady(t, a)
-	if _, err := a.Authenticate(t.Context(), i.tokenOf(t, "one")); err != nil {
+	if _, err := a.Authenticate(t.Context(), i.tokenOf(t, "one"), netip.Addr{}); err != nil {
 		t.Errorf("with keys: %v", err)
 	}
 }
@@ -62,10 +63,10 @@ func TestRotatedKeySignsInAtOnceAndTheOldOneNoMore(t *testing.T) {
 	i.publish(t, "one")
 	a := readyAuthenticator(t, i)
 	i.publish(t, "other")
-	if _, err := a.Authenticate(t.Context(), i.tokenOf(t, "other")); err != nil {
+	if _, err := a.Authenticate(t.Context(), i.tokenOf(t, "other"), netip.Addr{}); err != nil {
 		t.Errorf("new key: %v", err)
 	}
-	if _, err := a.Authenticate(t.Context(), i.tokenOf(t, "one")); !errors.Is(err, ErrForbidden) {
+	if _, err := a.Authenticate(t.Context(), i.tokenOf(t, "one"), netip.Addr{}); !errors.Is(err, ErrForbidden) {
 		t.Errorf("old key: got %v, want ErrForbidden", err)
 	}
 	if n := i.fetched(); n != 2 {
@@ -80,13 +81,13 @@ func TestLastKeysCountWhileTheIssuerIsAway(t *testing.T) {
 	i.set(func(i *testIssuer) { i.down = true })
 	// An unknown key id makes the edge notice the outage, and is no reason for a 500: the
 	// issuer's keys are known, and this is none of them.
-	if _, err := a.Authenticate(t.Context(), i.tokenOf(t, "other")); !errors.Is(err, ErrForbidden) {
+	if _, err := a.Authenticate(t.Context(), i.tokenOf(t, "other"), netip.Addr{}); !errors.Is(err, ErrForbidden) {
 		t.Fatalf("unknown key during the outage: got %v, want ErrForbidden", err)
 	}
 	if err := i.of(t, a).keys.err; err == nil {
 		t.Fatal("the outage was not noticed")
 	}
-	if _, err := a.Authenticate(t.Context(), i.tokenOf(t, "one")); err != nil {
+	if _, err := a.Authenticate(t.Context(), i.tokenOf(t, "one"), netip.Addr{}); err != nil {
 		t.Errorf("known key during the outage: %v", err)
 	}
 	if err := a.Ready(); err != nil {
@@ -99,13 +100,13 @@ func TestUnusableKeySetDoesNotReplaceTheLastOne(t *testing.T) {
 	i.publish(t, "one")
 	a := readyAuthenticator(t, i)
 	i.set(func(i *testIssuer) { i.keys = nil })
-	if _, err := a.Authenticate(t.Context(), i.tokenOf(t, "other")); !errors.Is(err, ErrForbidden) {
+	if _, err := a.Authenticate(t.Context(), i.tokenOf(t, "other"), netip.Addr{}); !errors.Is(err, ErrForbidden) {
 		t.Fatalf("unknown key: got %v, want ErrForbidden", err)
 	}
 	if n := i.fetched(); n != 2 {
 		t.Fatalf("%d fetches: the empty set was not noticed", n)
 	}
-	if _, err := a.Authenticate(t.Context(), i.tokenOf(t, "one")); err != nil {
+	if _, err := a.Authenticate(t.Context(), i.tokenOf(t, "one"), netip.Addr{}); err != nil {
 		t.Errorf("last key: %v", err)
 	}
 }
@@ -121,7 +122,7 @@ func TestOneKeyThatNobodyUnderstandsHidesNoOther(t *testing.T) {
 		}, i.keys...)
 	})
 	a := readyAuthenticator(t, i)
-	if _, err := a.Authenticate(t.Context(), i.tokenOf(t, "one")); err != nil {
+	if _, err := a.Authenticate(t.Context(), i.tokenOf(t, "one"), netip.Addr{}); err != nil {
 		t.Error(err)
 	}
 }

@@ -21,6 +21,9 @@ var ErrForbidden = errors.New("forbidden")
 // the issuer are not there. Clients get 500.
 var ErrUnavailable = errors.New("authentication is not available")
 
+// ErrNotAsked says that a source of API keys would have to ask somebody, and was told not to.
+var ErrNotAsked = errors.New("not known without asking")
+
 // Kind says how a client signed in.
 type Kind uint8
 

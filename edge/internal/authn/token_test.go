@@ -10,6 +10,7 @@ import (
 	"encoding/base64"
 	"encoding/pem"
 	"errors"
+	"net/netip"
 	"reflect"
 	"strings"
 	"testing"
@@ -45,7 +46,7 @@ func TestTokenOfTheIssuerSignsIn(t *testing.T) {
 		"Drogue":   map[string]any{"roles": []string{"not this"}},
 		"account":  map[string]any{"roles": []string{"nor this"}},
 	}
-	p, err := a.Authenticate(t.Context(), Credentials{kind: Token, secret: sign(t, jwt.SigningMethodRS256, rsaKey(t, "one"), "one", claims)})
+	p, err := a.Authenticate(t.Context(), Credentials{kind: Token, secret: sign(t, jwt.SigningMethodRS256, rsaKey(t, "one"), "one", claims)}, netip.Addr{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +84,7 @@ func TestEachListedAlgorithmSignsIn(t *testing.T) {
 	a := readyAuthenticator(t, i)
 	for _, alg := range algorithms {
 		token := sign(t, jwt.GetSigningMethod(alg), keys[alg], "kid-"+alg, i.goodClaims())
-		if _, err := a.Authenticate(t.Context(), Credentials{kind: Token, secret: token}); err != nil {
+		if _, err := a.Authenticate(t.Context(), Credentials{kind: Token, secret: token}, netip.Addr{}); err != nil {
 			t.Errorf("%s: %v", alg, err)
 		}
 	}
@@ -94,7 +95,7 @@ func TestEachListedAlgorithmSignsIn(t *testing.T) {
 func refuses(t *testing.T, a *Authenticator, i *testIssuer, tokens map[string]string) {
 	t.Helper()
 	for name, token := range tokens {
-		_, err := a.Authenticate(t.Context(), Credentials{kind: Token, secret: token})
+		_, err := a.Authenticate(t.Context(), Credentials{kind: Token, secret: token}, netip.Addr{})
 		if !errors.Is(err, ErrForbidden) {
 			t.Errorf("%s: got %v, want ErrForbidden", name, err)
 			continue
@@ -130,7 +131,7 @@ func TestTokenWithoutAGoodSignatureIsForbidden(t *testing.T) {
 		t.Fatal(err)
 	}
 	good := sign(t, jwt.SigningMethodRS256, one, "one", i.goodClaims())
-	if _, err := a.Authenticate(t.Context(), Credentials{kind: Token, secret: good}); err != nil {
+	if _, err := a.Authenticate(t.Context(), Credentials{kind: Token, secret: good}, netip.Addr{}); err != nil {
 		t.Fatalf("the token that others are made from: %v", err)
 	}
 	parts := strings.Split(good, ".")
@@ -170,7 +171,7 @@ func TestTokenWithWrongClaimsIsForbidden(t *testing.T) {
 	without := func(name string) string {
 		return edit(func(c jwt.MapClaims) { delete(c, name) })
 	}
-	if _, err := a.Authenticate(t.Context(), Credentials{kind: Token, secret: edit(func(jwt.MapClaims) {})}); err != nil {
+	if _, err := a.Authenticate(t.Context(), Credentials{kind: Token, secret: edit(func(jwt.MapClaims) {})}, netip.Addr{}); err != nil {
 		t.Fatalf("the token that all others are made from: %v", err)
 	}
 	refuses(t, a, i, map[string]string{
@@ -202,7 +203,7 @@ func TestLeewayOfThirtySecondsCoversClocksThatDiffer(t *testing.T) {
 	claims := i.goodClaims()
 	exp := time.Now().Add(-20 * time.Second).Truncate(time.Second)
 	claims["exp"], claims["nbf"] = exp.Unix(), time.Now().Add(20*time.Second).Unix()
-	p, err := a.Authenticate(t.Context(), Credentials{kind: Token, secret: sign(t, jwt.SigningMethodRS256, rsaKey(t, "one"), "one", claims)})
+	p, err := a.Authenticate(t.Context(), Credentials{kind: Token, secret: sign(t, jwt.SigningMethodRS256, rsaKey(t, "one"), "one", claims)}, netip.Addr{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -233,7 +234,7 @@ func TestAuthorizedPartyPicksTheClientWhoseAudienceCounts(t *testing.T) {
 		if c.azp != "" {
 			claims["azp"] = c.azp
 		}
-		_, err := a.Authenticate(t.Context(), Credentials{kind: Token, secret: sign(t, jwt.SigningMethodRS256, rsaKey(t, "one"), "one", claims)})
+		_, err := a.Authenticate(t.Context(), Credentials{kind: Token, secret: sign(t, jwt.SigningMethodRS256, rsaKey(t, "one"), "one", claims)}, netip.Addr{})
 		if (err == nil) != c.ok {
 			t.Errorf("aud %q azp %q: %v", c.aud, c.azp, err)
 		}
