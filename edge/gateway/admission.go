@@ -155,7 +155,7 @@ func (a *admission) admit(w http.ResponseWriter, r *http.Request, place *place) 
 	if refused != nil {
 		return refused
 	}
-	changed := a.file.Changed() // before asking, so that no change is missed
+	changed := a.access.Changed() // before asking, so that no change is missed
 	if refused := a.authorize(r, principal, to.application); refused != nil {
 		return refused
 	}
@@ -169,7 +169,7 @@ func (a *admission) admit(w http.ResponseWriter, r *http.Request, place *place) 
 
 // authorize says why p may not read application, or nil.
 func (a *admission) authorize(r *http.Request, p authn.Principal, application string) *refusal {
-	ok, err := a.file.MayRead(r.Context(), p, application)
+	ok, err := a.access.MayRead(r.Context(), p, application)
 	if err != nil {
 		return internal("Authorization is not available", err)
 	}

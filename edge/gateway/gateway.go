@@ -23,7 +23,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"canopy/edge/internal/authn"
-	"canopy/edge/internal/authz"
 	"canopy/edge/internal/feed"
 	"canopy/edge/internal/group"
 	"canopy/edge/internal/session"
@@ -74,7 +73,7 @@ type edge struct {
 	feeds       *nats.Conn // events only
 	requests    *nats.Conn
 	members     *nats.Conn // events of groups and their acknowledgements
-	file        *authz.File
+	access      source
 	authn       *authn.Authenticator
 	engine      *ws.Engine
 	hub         *feed.Hub
@@ -116,10 +115,10 @@ func (e *edge) open(ctx context.Context) error {
 	if err = e.listen(ctx, reg); err != nil {
 		return fmt.Errorf("start edge: listen for sockets: %w", err)
 	}
-	if e.file, err = authz.OpenFile(e.cfg.Edge.ApplicationsFile, e.log, reg); err != nil {
+	if err := e.openAccess(reg); err != nil {
 		return err
 	}
-	if e.authn, err = authn.New(e.cfg.OAuth, e.file, e.log, reg); err != nil {
+	if e.authn, err = authn.New(e.cfg.OAuth, e.access, e.log, reg); err != nil {
 		return err
 	}
 	if err := e.openNATS(); err != nil {
@@ -137,7 +136,7 @@ func (e *edge) open(ctx context.Context) error {
 	if err := e.openGroups(reg); err != nil {
 		return err
 	}
-	e.sessions = session.NewRegistry(e.engine, e.authn, e.file, e.cfg.Edge.Ping, e.log, reg)
+	e.sessions = session.NewRegistry(e.engine, e.authn, e.access, e.cfg.Edge.Ping, e.log, reg)
 	if e.admit, err = newAdmission(e, reg); err != nil {
 		return err
 	}
@@ -225,7 +224,7 @@ func (e *edge) serve(ctx context.Context) error {
 	all.Go(func() error { return e.hub.Run(parts) })
 	all.Go(func() error { return e.groups.Run(parts) })
 	all.Go(func() error { return e.sessions.Run(parts) })
-	all.Go(func() error { return e.file.Run(parts) })
+	all.Go(func() error { return e.access.Run(parts) })
 	all.Go(func() error { return e.authn.Run(parts) })
 	if e.certificate != nil {
 		all.Go(func() error { return e.certificate.Run(parts) })

@@ -28,7 +28,7 @@ func TestHelpNamesEverySettingAndItsDefault(t *testing.T) {
 		"Usage: canopy-test", "Does a thing.", "--config=FILE", "--version",
 		"  KAFKA__PROPERTIES__SASL_PASSWORD  (text, secret)\n      password for SASL\n",
 		"  EDGE__BUFFERS__FEED_BYTES  (bytes, default 16MiB)\n",
-		"  USER_AUTH__URL  (text, not supported by this version)\n",
+		"  USER_AUTH__URL  (text)\n",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("--help does not say %q", want)

@@ -15,8 +15,8 @@ type Config struct {
 	Kafka    Kafka   `key:"kafka" help:"Kafka, which ingest reads"`
 	NATS     NATS    `key:"nats" help:"NATS, which both tiers share"`
 	OAuth    OAuth   `key:"oauth" help:"OpenID tokens, on the edge"`
-	UserAuth Service `key:"user_auth" help:"Drogue's service of users, on the edge"`
-	Registry Service `key:"registry" help:"Drogue's device registry, on the edge"`
+	UserAuth Service `key:"user_auth" help:"Drogue's service of users, which the edge asks about API keys and access; instead of EDGE__APPLICATIONS_FILE"`
+	Registry Service `key:"registry" help:"Drogue's device registry, which the edge asks, if it is set beside USER_AUTH__URL, whether an application exists"`
 	HTTP     HTTP    `key:"http" help:"The WebSocket listener of the edge"`
 	Runtime  Runtime `key:"runtime" help:"Health server and log of both tiers"`
 	Edge     Edge    `key:"edge" help:"The edge"`
@@ -55,7 +55,7 @@ type NATSTLS struct {
 	KeyFile  string `key:"key_file" help:"file of the client's PEM key"`
 }
 
-// OAuth names the OpenID issuer whose tokens sign users in.
+// OAuth names the OpenID issuers whose tokens sign users in.
 type OAuth struct {
 	IssuerURL string                 `key:"issuer_url" help:"OpenID issuer of clients that name none; its keys are found by discovery"`
 	Clients   map[string]OAuthClient `key:"clients" help:"OpenID clients by number: OAUTH__CLIENTS__0__CLIENT_ID"`
@@ -64,7 +64,7 @@ type OAuth struct {
 // OAuthClient is one OpenID client: tokens must carry its id as audience.
 type OAuthClient struct {
 	ClientID  string `key:"client_id" help:"audience that a token must name"`
-	IssuerURL string `key:"issuer_url" help:"issuer of this client, instead of OAUTH__ISSUER_URL"`
+	IssuerURL string `key:"issuer_url" help:"issuer of this client, instead of OAUTH__ISSUER_URL; with several issuers the users and roles of all but that of the lowest number are written <N>/user"`
 }
 
 // Service is one of Drogue's HTTP services.
@@ -72,7 +72,7 @@ type Service struct {
 	URL          string `key:"url" help:"base URL of the service"`
 	ClientID     string `key:"client_id" help:"OAuth2 client for its calls"`
 	ClientSecret string `key:"client_secret" help:"secret of that client" secret:"true"`
-	IssuerURL    string `key:"issuer_url" help:"issuer that gives that client its tokens"`
+	IssuerURL    string `key:"issuer_url" help:"issuer that gives that client its tokens; empty means OAUTH__ISSUER_URL"`
 }
 
 // HTTP is the address that sockets are opened at.
@@ -114,7 +114,8 @@ type Log struct {
 // Edge holds what only the edge uses.
 type Edge struct {
 	ApplicationsFile string        `key:"applications_file" help:"YAML file of applications, members and API keys; or set USER_AUTH__URL"`
-	AccessCache      time.Duration `key:"access_cache" default:"30s" help:"for how long an answer about access holds"`
+	AccessCache      time.Duration `key:"access_cache" default:"30s" help:"for how long an answer of Drogue's services holds; access that is withdrawn there ends within this time"`
+	AccessStale      time.Duration `key:"access_stale" default:"5m" help:"for how long beyond that it counts while they do not answer; then sockets are refused and closed. 0s is off"`
 	AllowedOrigins   []string      `key:"allowed_origins" help:"browser Origins such as https://console.example that may use Basic credentials, separated by commas; empty means the request's own Host"`
 	Limits           Limits        `key:"limits"`
 	Ping             Ping          `key:"ping"`

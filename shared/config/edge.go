@@ -11,6 +11,9 @@ const (
 
 	// longest bounds the intervals of pings, so that a dead socket does not stay for days.
 	longest = time.Hour
+
+	// longestStale bounds for how long access may be granted that nobody confirms.
+	longestStale = 24 * time.Hour
 )
 
 // ValidateEdge reports everything that keeps an edge from starting with cfg, as a
@@ -22,7 +25,6 @@ func (cfg Config) ValidateEdge() error {
 	c.listener(cfg.HTTP)
 	c.clients(cfg.OAuth)
 	c.edge(cfg.Edge)
-	c.refuseUnsupported()
 	return c.problems.orNil()
 }
 
@@ -30,6 +32,33 @@ func (c *check) access(cfg Config) {
 	file, service := cfg.Edge.ApplicationsFile != "", cfg.UserAuth.URL != ""
 	c.that(file || service, "EDGE__APPLICATIONS_FILE", "expected a file: there is no default for who may read what")
 	c.that(!file || !service, "EDGE__APPLICATIONS_FILE", "expected one source of access, but USER_AUTH__URL is set, too")
+	c.service("USER_AUTH", cfg.UserAuth, cfg.OAuth.IssuerURL)
+	c.service("REGISTRY", cfg.Registry, cfg.OAuth.IssuerURL)
+	c.that(cfg.Registry.URL == "" || service, "REGISTRY__URL", "expected USER_AUTH__URL beside it")
+	c.duration("EDGE__ACCESS_CACHE", cfg.Edge.AccessCache, time.Second)
+	c.that(cfg.Edge.AccessCache <= longest, "EDGE__ACCESS_CACHE", "expected at most "+longest.String())
+	c.duration("EDGE__ACCESS_STALE", cfg.Edge.AccessStale, 0)
+	c.that(cfg.Edge.AccessStale <= longestStale, "EDGE__ACCESS_STALE", "expected at most "+longestStale.String())
+}
+
+// service checks one of Drogue's services; issuer is the one that it falls back on.
+func (c *check) service(name string, s Service, issuer string) {
+	if s.URL == "" {
+		alone := "has no effect without " + name + separator + "URL"
+		c.that(s.ClientID == "", name+separator+"CLIENT_ID", alone)
+		c.that(s.ClientSecret == "", name+separator+"CLIENT_SECRET", alone)
+		c.that(s.IssuerURL == "", name+separator+"ISSUER_URL", alone)
+		return
+	}
+	if hasUser(s.URL) {
+		c.problems.add("%s: expected no user in the URL: the service is asked with tokens", name+separator+"URL")
+	} else {
+		c.that(isHTTPURL(s.URL), name+separator+"URL", "expected an http or https URL")
+	}
+	c.that(s.ClientID != "", name+separator+"CLIENT_ID", "expected the OAuth2 client of the calls")
+	c.that(s.ClientSecret != "", name+separator+"CLIENT_SECRET", "expected the secret of that client")
+	c.that(s.IssuerURL == "" || isHTTPURL(s.IssuerURL), name+separator+"ISSUER_URL", "expected an http or https URL")
+	c.that(s.IssuerURL != "" || issuer != "", name+separator+"ISSUER_URL", "expected an issuer here or in OAUTH__ISSUER_URL")
 }
 
 func (c *check) listener(h HTTP) {
@@ -70,7 +99,6 @@ func (c *check) clients(o OAuth) {
 	c.that(o.IssuerURL == "" || isHTTPURL(o.IssuerURL), "OAUTH__ISSUER_URL", "expected an http or https URL")
 	c.that(o.IssuerURL == "" || len(o.Clients) > 0, "OAUTH__ISSUER_URL",
 		"expected OAUTH__CLIENTS__0__CLIENT_ID beside it: a token must name a client as its audience")
-	issuers := make(map[string]bool)
 	for _, n := range slices.Sorted(maps.Keys(o.Clients)) {
 		client, prefix := o.Clients[n], "OAUTH__CLIENTS__"+n+"__"
 		c.that(client.ClientID != "", prefix+"CLIENT_ID", "expected the client's id")
@@ -80,11 +108,7 @@ func (c *check) clients(o OAuth) {
 			issuer = o.IssuerURL
 		}
 		c.that(issuer != "", prefix+"ISSUER_URL", "expected an issuer here or in OAUTH__ISSUER_URL")
-		if issuer != "" {
-			issuers[issuer] = true
-		}
 	}
-	c.that(len(issuers) <= 1, "OAUTH__CLIENTS", "expected one issuer: several are "+unsupportedText)
 }
 
 func (c *check) edge(e Edge) {

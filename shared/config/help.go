@@ -42,9 +42,6 @@ func (s setting) describe() string {
 	if s.def != "" {
 		parts = append(parts, "default "+s.def)
 	}
-	if _, is := whyUnsupported(s.name); is {
-		parts = append(parts, unsupportedText)
-	}
 	return strings.Join(parts, ", ")
 }
 

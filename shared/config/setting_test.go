@@ -25,11 +25,6 @@ func TestEverySettingIsDescribedAndItsDefaultParses(t *testing.T) {
 			t.Errorf("%s: default %q: %v", s.name, s.def, err)
 		}
 	}
-	for group := range unsupported {
-		if _, ok := lookup(group); !ok && !isGroup(group) {
-			t.Errorf("%s is listed as not supported, and is no setting", group)
-		}
-	}
 }
 
 func TestEveryPasswordAndSecretIsTaggedSecret(t *testing.T) {

@@ -10,27 +10,6 @@ import (
 	"time"
 )
 
-const unsupportedText = "not supported by this version"
-
-// unsupported are the settings, or groups of them, that this version knows and nothing
-// acts on, each with what to tell who sets it: a value that changes nothing must not look
-// as if it did.
-var unsupported = map[string]string{
-	"REGISTRY":           unsupportedText,
-	"USER_AUTH":          unsupportedText,
-	"EDGE__ACCESS_CACHE": unsupportedText,
-}
-
-// whyUnsupported is what to tell about name, false if this version acts on it.
-func whyUnsupported(name string) (string, bool) {
-	for group, why := range unsupported {
-		if name == group || strings.HasPrefix(name, group+separator) {
-			return why, true
-		}
-	}
-	return "", false
-}
-
 // check collects what is wrong with one configuration.
 type check struct {
 	cfg      reflect.Value
@@ -58,22 +37,6 @@ func (c *check) value(s setting) any {
 		return strings.Join(list, ",")
 	}
 	return v
-}
-
-// refuseUnsupported adds a problem for each setting of the list that is not at its default.
-func (c *check) refuseUnsupported() {
-	for _, s := range settings {
-		why, is := whyUnsupported(s.name)
-		if s.index == nil || !is {
-			continue
-		}
-		v := c.cfg.FieldByIndex(s.index)
-		if def, err := s.parse(s.def); err != nil || s.def == "" {
-			c.that(v.IsZero() || v.Kind() == reflect.Slice && v.Len() == 0, s.name, why)
-		} else {
-			c.that(reflect.DeepEqual(v.Interface(), def), s.name, why)
-		}
-	}
 }
 
 // common checks what both tiers use.
@@ -147,4 +110,10 @@ func natsURLs(list string) bool {
 func isHTTPURL(text string) bool {
 	u, err := url.Parse(text)
 	return err == nil && u.Hostname() != "" && (u.Scheme == "http" || u.Scheme == "https")
+}
+
+// hasUser says whether a URL holds a user and perhaps a password, which nobody may see.
+func hasUser(text string) bool {
+	u, err := url.Parse(text)
+	return err == nil && u.User != nil
 }

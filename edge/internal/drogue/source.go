@@ -1,0 +1,297 @@
+// Package drogue asks Drogue Cloud's HTTP services who an API key belongs to and who may
+// read an application. It is the source of access for an edge in a Drogue installation;
+// package authz is the one for an edge by itself.
+//
+// What the services answer holds for a time, and for a longer one while they are away.
+package drogue
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"canopy/edge/internal/authn"
+	"canopy/shared/config"
+)
+
+const (
+	// looks is how many times in the life of an answer open sockets are checked against
+	// it. Most checks find it in memory.
+	looks = 10
+	// probePause is the pause between two attempts to reach a service for the first time.
+	probePause = time.Second
+	// nobody is an application that cannot exist, to ask about when all that matters is
+	// whether there is an answer.
+	nobody = "-"
+	// maxName bounds the name of an application, in bytes.
+	maxName = 255
+)
+
+// Source answers from Drogue's services. Any goroutine may ask; Run runs beside.
+type Source struct {
+	users    *service
+	registry *service // nil: an application that the users' service allows exists
+	tick     time.Duration
+	end      context.CancelFunc
+
+	keys   *answers[owner]
+	reads  *answers[bool]
+	exists *answers[bool]
+
+	authorizations *prometheus.CounterVec
+
+	mu      sync.Mutex
+	changed chan struct{} // closed and replaced at each tick
+}
+
+// owner is who an API key belongs to; the zero value says nobody.
+type owner struct {
+	User  string
+	Roles []string
+}
+
+// New returns a source that asks the services of cfg, none of which is asked yet. Run must
+// follow. The error says which of their addresses cannot be used.
+func New(cfg config.Config, log *zap.Logger, reg prometheus.Registerer) (*Source, error) {
+	calls := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "canopy_edge_drogue_call_seconds",
+		Help:    "Questions to Drogue's services, retries included, by service and outcome: pass or error.",
+		Buckets: []float64{0.005, 0.02, 0.1, 0.5, 2, 5},
+	}, []string{"service", "outcome"})
+	s := &Source{
+		authorizations: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "drogue_client_user_authorization",
+			Help: "Questions to Drogue whether somebody may read an application: pass, fail or error.",
+		}, []string{"outcome"}),
+		changed: make(chan struct{}),
+	}
+	for _, c := range []prometheus.Collector{calls, s.authorizations} {
+		if err := reg.Register(c); err != nil {
+			return nil, fmt.Errorf("register metrics of Drogue's services: %w", err)
+		}
+	}
+	life, end := context.WithCancel(context.Background())
+	hold, stale := cfg.Edge.AccessCache, cfg.Edge.AccessStale
+	s.end, s.tick = end, max(hold/looks, time.Millisecond)
+	s.keys, s.reads, s.exists = newAnswers[owner](life, hold, stale), newAnswers[bool](life, hold, stale), newAnswers[bool](life, hold, stale)
+	var err error
+	if s.users, err = newService(life, "user_auth", cfg.UserAuth, cfg.OAuth.IssuerURL, log, calls); err != nil {
+		end()
+		return nil, err
+	}
+	if cfg.Registry.URL != "" {
+		if s.registry, err = newService(life, "registry", cfg.Registry, cfg.OAuth.IssuerURL, log, calls); err != nil {
+			end()
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// Checks returns the checks of readiness: for each service, whether it has answered since
+// the start.
+func (s *Source) Checks() map[string]func() error {
+	checks := map[string]func() error{"user_auth": s.users.ready}
+	if s.registry != nil {
+		checks["registry"] = s.registry.ready
+	}
+	return checks
+}
+
+// VerifyKey returns the principal of an API key. The error wraps authn.ErrForbidden if the
+// key is malformed or not known to Drogue, and authn.ErrNotAsked if that would take a call
+// and ask forbids it. The principal's name is the one that Drogue gives, which need not be
+// the one that was used to sign in.
+func (s *Source) VerifyKey(ctx context.Context, user, key string, ask bool) (authn.Principal, error) {
+	if !wellFormed(key) {
+		return authn.Principal{}, fmt.Errorf("%w: malformed key", authn.ErrForbidden)
+	}
+	id := sha256.Sum256([]byte(key))
+	found, err := s.keys.get(ctx, fmt.Sprintf("%x %s", id, user), ask, func(ctx context.Context) (owner, error) {
+		return s.askOwner(ctx, user, key)
+	})
+	if err != nil {
+		return authn.Principal{}, err
+	}
+	if !authn.ValidUser(found.User) {
+		return authn.Principal{}, fmt.Errorf("%w: unknown key or user", authn.ErrForbidden)
+	}
+	return authn.Principal{
+		Kind: authn.Key, User: found.User, Roles: found.Roles,
+		KeyID: id, Login: authn.NewKey(user, key),
+	}, nil
+}
+
+// askOwner asks who an API key belongs to.
+func (s *Source) askOwner(ctx context.Context, user, key string) (owner, error) {
+	question := struct {
+		User  string `json:"user_id"`
+		Token string `json:"access_token"`
+	}{user, key}
+	var answer struct {
+		Outcome json.RawMessage `json:"outcome"`
+	}
+	status, err := s.users.call(ctx, http.MethodPost, "/api/user/v1alpha1/authn", question, &answer)
+	if err != nil {
+		return owner{}, err
+	}
+	var known struct {
+		Known *struct {
+			User  string   `json:"user_id"`
+			Roles []string `json:"roles"`
+		}
+	}
+	switch {
+	case string(answer.Outcome) == `"Unknown"`:
+		return owner{}, nil
+	case status == http.StatusOK && json.Unmarshal(answer.Outcome, &known) == nil && known.Known != nil:
+		return owner{known.Known.User, authn.OwnRoles(known.Known.Roles)}, nil
+	default:
+		return owner{}, fmt.Errorf("ask user_auth: status %d without an outcome", status)
+	}
+}
+
+// MayRead reports whether p may read an application. For a principal with an API key it
+// also asks whether that still is one, and goes by the roles that it has now. An error
+// says that nobody can tell, and did not for the whole of the stale time.
+func (s *Source) MayRead(ctx context.Context, p authn.Principal, application string) (bool, error) {
+	if !possible(application) {
+		return false, nil
+	}
+	roles := p.Roles
+	if p.Kind == authn.Key {
+		user, key := p.Login.APIKey()
+		now, err := s.VerifyKey(ctx, user, key, true)
+		switch {
+		case errors.Is(err, authn.ErrForbidden):
+			return false, nil
+		case err != nil:
+			return false, err
+		case now.User != p.User:
+			return false, nil
+		}
+		roles = now.Roles
+	}
+	ok, err := s.reads.get(ctx, fmt.Sprintf("%q %q %q", application, p.User, roles), true, func(ctx context.Context) (bool, error) {
+		return s.askRead(ctx, p.User, roles, application)
+	})
+	if err != nil || !ok || s.registry == nil {
+		return ok, err
+	}
+	return s.exists.get(ctx, application, true, func(ctx context.Context) (bool, error) {
+		status, err := s.registry.call(ctx, http.MethodGet, "/api/registry/v1alpha1/apps/"+url.PathEscape(application), nil, new(json.RawMessage))
+		return status == http.StatusOK, err
+	})
+}
+
+// possible reports whether an application of that name can exist. Others are not asked
+// about: JSON cannot hold them as they are, or they might make a service stumble.
+func possible(application string) bool {
+	return len(application) <= maxName && utf8.ValidString(application) &&
+		!strings.ContainsFunc(application, unicode.IsControl)
+}
+
+// askRead asks whether a user, none if it is empty, may read an application.
+func (s *Source) askRead(ctx context.Context, user string, roles []string, application string) (bool, error) {
+	question := struct {
+		Application string   `json:"application"`
+		Permission  string   `json:"permission"`
+		User        *string  `json:"user_id"`
+		Roles       []string `json:"roles"`
+	}{application, "Read", &user, append([]string{}, roles...)} // never null
+	if user == "" {
+		question.User = nil
+	}
+	var answer struct {
+		Outcome string `json:"outcome"`
+	}
+	status, err := s.users.call(ctx, http.MethodPost, "/api/v1/user/authz", question, &answer)
+	if err == nil && answer.Outcome != "allow" && answer.Outcome != "deny" {
+		err = fmt.Errorf("ask user_auth: status %d without an outcome", status)
+	}
+	outcome := map[string]string{"allow": "pass", "deny": "fail"}[answer.Outcome]
+	if err != nil {
+		outcome = "error"
+	}
+	s.authorizations.WithLabelValues(outcome).Inc()
+	return outcome == "pass", err
+}
+
+// Changed returns a channel that is closed when answers may have changed, which is many
+// times in the life of one. Those that still hold are found in memory.
+func (s *Source) Changed() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.changed
+}
+
+// Run reaches for the services until each has answered once, and has open sockets checked,
+// until ctx ends; then it ends all calls and returns nil.
+func (s *Source) Run(ctx context.Context) error {
+	var probes sync.WaitGroup
+	defer probes.Wait()
+	defer s.close()
+	probes.Go(func() {
+		probe(ctx, s.users, func() error {
+			_, err := s.askRead(ctx, "", nil, nobody)
+			return err
+		})
+	})
+	if s.registry != nil {
+		probes.Go(func() {
+			probe(ctx, s.registry, func() error {
+				_, err := s.registry.call(ctx, http.MethodGet, "/api/registry/v1alpha1/apps/"+nobody, nil, new(json.RawMessage))
+				return err
+			})
+		})
+	}
+	ticker := time.NewTicker(s.tick)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+			s.mu.Lock()
+			close(s.changed)
+			s.changed = make(chan struct{})
+			s.mu.Unlock()
+		}
+	}
+}
+
+// probe asks a service again and again until it has answered anybody.
+func probe(ctx context.Context, to *service, ask func() error) {
+	ticker := time.NewTicker(probePause)
+	defer ticker.Stop()
+	for to.ready() != nil && ask() != nil {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// close ends all calls.
+func (s *Source) close() {
+	s.end()
+	for _, to := range []*service{s.users, s.registry} {
+		if to != nil {
+			to.client.CloseIdleConnections()
+			to.tokens.issuer.Close()
+		}
+	}
+}

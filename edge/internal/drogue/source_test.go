@@ -1,0 +1,323 @@
+package drogue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"canopy/edge/internal/authn"
+	"canopy/shared/config"
+)
+
+// later makes the source's clock for answers go ahead by what it returns a setter for.
+func later(s *Source) (add func(time.Duration)) {
+	var mu sync.Mutex
+	var ahead time.Duration
+	now := func() time.Time {
+		mu.Lock()
+		defer mu.Unlock()
+		return time.Now().Add(ahead)
+	}
+	s.keys.now, s.reads.now, s.exists.now = now, now, now
+	return func(d time.Duration) {
+		mu.Lock()
+		defer mu.Unlock()
+		ahead += d
+	}
+}
+
+func TestKeysThatCannotBeDroguesAreRefusedWithoutACall(t *testing.T) {
+	s := newStub(t)
+	source, _, _ := s.source(nil)
+	for _, key := range []string{
+		"", "drg_", "secret", aliceKey[:len(aliceKey)-1], aliceKey + "F",
+		"drg_012345_01234567890123456789012345678920BetE", // the last digit of the checksum
+		"drg_012346_01234567890123456789012345678920BetF", // a digit of the name
+		"abc_012345_01234567890123456789012345678920BetF",
+		"drg_012345x01234567890123456789012345678920BetF",
+		"drg_012345_01234567890123456789012345678920bETf",
+	} {
+		if _, err := source.VerifyKey(t.Context(), "alice", key, true); !errors.Is(err, authn.ErrForbidden) {
+			t.Errorf("%q: got %v, want ErrForbidden", key, err)
+		}
+	}
+	if n := s.count("POST /api/user"); n != 0 {
+		t.Errorf("%d calls", n)
+	}
+	if !wellFormed(aliceKey) {
+		t.Errorf("%s is refused", aliceKey)
+	}
+}
+
+func TestAKeySignsInAsTheUserThatDrogueNamesWithItsRoles(t *testing.T) {
+	s := newStub(t)
+	s.key("alice", aliceKey, `{"Known":{"user_id":"4b6e-1","roles":["ops","1/ops","admin","ops"]}}`)
+	s.key("bob<&>", aliceKey, `"Unknown"`)
+	s.key("carol", aliceKey, `{"Known":{"user_id":"role:admin","roles":[]}}`)
+	s.key("dave", aliceKey, `{"Known":{"user_id":"1/dave","roles":[]}}`)
+	s.key("erin", aliceKey, `{"Known":{"user_id":"","roles":[]}}`)
+	source, _, _ := s.source(nil)
+	p, err := source.VerifyKey(t.Context(), "alice", aliceKey, true)
+	if err != nil || p.Kind != authn.Key || p.User != "4b6e-1" || !reflect.DeepEqual(p.Roles, []string{"admin", "ops"}) {
+		t.Errorf("got %v %q, %v", p, p.Roles, err)
+	}
+	for _, user := range []string{"bob<&>", "carol", "dave", "erin"} {
+		if p, err := source.VerifyKey(t.Context(), user, aliceKey, true); !errors.Is(err, authn.ErrForbidden) {
+			t.Errorf("%s: got %v, %v, want ErrForbidden", user, p, err)
+		}
+	}
+}
+
+func TestAccessIsAskedByteForByte(t *testing.T) {
+	s := newStub(t)
+	s.read("open", `null`, `[]`, "allow")
+	s.read("app", `null`, `[]`, "deny")
+	s.read("app", `"alice"`, `["<ops>","x&y"]`, "allow")
+	s.read("app", `"1/alice"`, `["1/ops"]`, "deny")
+	source, _, _ := s.source(nil)
+	alice := authn.Principal{Kind: authn.Token, User: "alice", Roles: []string{"<ops>", "x&y"}}
+	for _, c := range []struct {
+		p           authn.Principal
+		application string
+		want        bool
+	}{
+		{authn.Principal{}, "open", true},
+		{authn.Principal{}, "app", false},
+		{alice, "app", true},
+		{authn.Principal{Kind: authn.Token, User: "1/alice", Roles: []string{"1/ops"}}, "app", false},
+		{alice, "a\x00b", false},
+		{alice, "a\xffb", false},
+		{alice, strings.Repeat("a", 256), false},
+	} {
+		if ok, err := source.MayRead(t.Context(), c.p, c.application); ok != c.want || err != nil {
+			t.Errorf("%v reads %.20q: %v, %v", c.p, c.application, ok, err)
+		}
+	}
+}
+
+func TestAnApplicationThatTheRegistryDoesNotHaveCannotBeRead(t *testing.T) {
+	s := newStub(t)
+	s.read("here", `null`, `[]`, "allow")
+	s.read("g/one", `null`, `[]`, "allow")
+	s.set(func(s *stub) {
+		s.answers["GET /api/registry/v1alpha1/apps/here "] = `{"metadata":{"name":"here","uid":"1"},"spec":{},"status":{}}`
+		s.answers["GET /api/registry/v1alpha1/apps/g%2Fone "] = ""
+	})
+	source, _, _ := s.source(func(c *config.Config) { c.Registry = c.UserAuth })
+	for application, want := range map[string]bool{"here": true, "g/one": false} {
+		if ok, err := source.MayRead(t.Context(), authn.Principal{}, application); ok != want || err != nil {
+			t.Errorf("%s: %v, %v", application, ok, err)
+		}
+	}
+}
+
+func TestAThousandQuestionsAtOnceAreOneCallAndOneToken(t *testing.T) {
+	s := newStub(t)
+	s.read("app", `"alice"`, `[]`, "allow")
+	source, _, _ := s.source(nil)
+	add := later(source)
+	ask := func() {
+		var all sync.WaitGroup
+		for range 1000 {
+			all.Go(func() {
+				if ok, err := source.MayRead(t.Context(), authn.Principal{Kind: authn.Token, User: "alice"}, "app"); !ok || err != nil {
+					t.Errorf("got %v, %v", ok, err)
+				}
+			})
+		}
+		all.Wait()
+	}
+	const question = `POST /api/v1/user/authz {"application":"app"`
+	for lifetimes := 1; lifetimes <= 3; lifetimes++ {
+		ask()
+		ask()
+		if n := s.count(question); n != lifetimes {
+			t.Errorf("%d calls in %d lifetimes", n, lifetimes)
+		}
+		add(24 * time.Second) // the part of 30 s after which every answer is asked for again
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.tokens != 1 {
+		t.Errorf("%d tokens were asked for, want 1", s.tokens)
+	}
+}
+
+func TestWithdrawnAccessAndRevokedKeysEndWithTheLifeOfTheAnswer(t *testing.T) {
+	s := newStub(t)
+	s.key("alice", aliceKey, `{"Known":{"user_id":"a1","roles":["ops"]}}`)
+	s.read("app", `"a1"`, `["ops"]`, "allow")
+	s.read("app", `"bob"`, `[]`, "allow")
+	source, _, _ := s.source(nil)
+	add := later(source)
+	alice, err := source.VerifyKey(t.Context(), "alice", aliceKey, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bob := authn.Principal{Kind: authn.Token, User: "bob"}
+	may := func(p authn.Principal) bool {
+		t.Helper()
+		ok, err := source.MayRead(t.Context(), p, "app")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ok
+	}
+	if !may(alice) || !may(bob) {
+		t.Fatal("no access to begin with")
+	}
+	s.key("alice", aliceKey, `"Unknown"`)
+	s.read("app", `"bob"`, `[]`, "deny")
+	if !may(alice) || !may(bob) {
+		t.Error("answers do not hold at all")
+	}
+	add(24 * time.Second)
+	if may(alice) {
+		t.Error("a revoked key still reads")
+	}
+	if may(bob) {
+		t.Error("withdrawn access still reads")
+	}
+	s.key("alice", aliceKey, `{"Known":{"user_id":"somebody else","roles":["ops"]}}`)
+	add(24 * time.Second)
+	if may(alice) {
+		t.Error("a key that belongs to somebody else now still reads")
+	}
+}
+
+func TestAnswersOutliveAnOutageForTheStaleTimeAndNoLonger(t *testing.T) {
+	for name, broken := range map[string]func(*stub){
+		"errors of its own": func(s *stub) { s.fail = http.StatusInternalServerError },
+		"away":              func(s *stub) { s.fail = http.StatusServiceUnavailable },
+		"no tokens for it":  func(s *stub) { s.token, s.issuer = "another", http.StatusUnauthorized },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStub(t)
+			s.key("alice", aliceKey, `{"Known":{"user_id":"a1","roles":[]}}`)
+			s.read("app", `"a1"`, `[]`, "allow")
+			source, _, _ := s.source(nil)
+			waitFor(t, "first answer", func() bool { return source.users.ready() == nil })
+			add := later(source)
+			alice, err := source.VerifyKey(t.Context(), "alice", aliceKey, true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if ok, err := source.MayRead(t.Context(), alice, "app"); !ok || err != nil {
+				t.Fatalf("before: %v, %v", ok, err)
+			}
+			before := s.count("POST")
+			s.set(broken)
+			add(30*time.Second + 5*time.Minute - 10*time.Second)
+			if ok, err := source.MayRead(t.Context(), alice, "app"); !ok || err != nil {
+				t.Errorf("within the stale time: %v, %v", ok, err)
+			}
+			if s.count("POST") == before {
+				t.Error("the service was not asked, so nothing failed")
+			}
+			if _, err := source.MayRead(t.Context(), alice, "other"); err == nil {
+				t.Error("an application that was not asked about before: no error")
+			}
+			add(11 * time.Second)
+			if ok, err := source.MayRead(t.Context(), alice, "app"); ok || err == nil || errors.Is(err, authn.ErrForbidden) {
+				t.Errorf("after the stale time: %v, %v", ok, err)
+			}
+			if err := source.users.ready(); err != nil {
+				t.Errorf("not ready in an outage: %v", err)
+			}
+		})
+	}
+}
+
+func TestAServiceThatHangsHoldsUpOneQuestionAndNotTheNext(t *testing.T) {
+	s := newStub(t)
+	s.read("app", `null`, `[]`, "allow")
+	source, _, _ := s.source(nil)
+	waitFor(t, "first answer", func() bool { return source.users.ready() == nil })
+	hang := make(chan struct{})
+	defer close(hang)
+	s.set(func(s *stub) { s.hang = hang })
+	start := time.Now()
+	if _, err := source.MayRead(t.Context(), authn.Principal{}, "app"); err == nil {
+		t.Fatal("a service that hangs has answered")
+	}
+	first := time.Since(start)
+	if first < attemptTimeout {
+		t.Errorf("given up after %v", first)
+	}
+	start = time.Now()
+	for n := range 100 {
+		if _, err := source.MayRead(t.Context(), authn.Principal{}, fmt.Sprint("app-", n)); !errors.Is(err, errRests) {
+			t.Fatalf("got %v, want errRests", err)
+		}
+	}
+	if waited := time.Since(start); waited > rest {
+		t.Errorf("100 more questions waited for %v", waited)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := source.MayRead(ctx, authn.Principal{}, "app"); err == nil {
+		t.Error("a question that nobody waits for any more has no error")
+	}
+}
+
+func TestAQuestionThatMakesTheServiceFailStopsNoOther(t *testing.T) {
+	s := newStub(t)
+	s.read("app", `null`, `[]`, "allow")
+	source, _, _ := s.source(nil)
+	waitFor(t, "first answer", func() bool { return source.users.ready() == nil })
+	s.set(func(s *stub) { s.fail = http.StatusInternalServerError })
+	if _, err := source.MayRead(t.Context(), authn.Principal{}, "poison"); err == nil {
+		t.Fatal("no failure")
+	}
+	if n := s.count(`POST /api/v1/user/authz {"application":"poison"`); n != attempts {
+		t.Errorf("%d attempts, want %d", n, attempts)
+	}
+	s.set(func(s *stub) { s.fail = 0 })
+	if ok, err := source.MayRead(t.Context(), authn.Principal{}, "app"); !ok || err != nil {
+		t.Errorf("the next question: %v, %v", ok, err)
+	}
+}
+
+func TestATokenThatIsNotTakenAnyMoreIsReplaced(t *testing.T) {
+	s := newStub(t)
+	s.read("app", `null`, `[]`, "allow")
+	source, _, _ := s.source(nil)
+	waitFor(t, "first answer", func() bool { return source.users.ready() == nil })
+	s.set(func(s *stub) { s.token = "of another issuer" })
+	if ok, err := source.MayRead(t.Context(), authn.Principal{}, "app"); !ok || err != nil {
+		t.Errorf("got %v, %v", ok, err)
+	}
+}
+
+func TestWithoutAskingOnlyWhatIsKnownCounts(t *testing.T) {
+	s := newStub(t)
+	s.key("alice", aliceKey, `{"Known":{"user_id":"alice","roles":[]}}`)
+	source, _, _ := s.source(nil)
+	if _, err := source.VerifyKey(t.Context(), "alice", aliceKey, false); !errors.Is(err, authn.ErrNotAsked) {
+		t.Errorf("unknown: got %v, want ErrNotAsked", err)
+	}
+	if _, err := source.VerifyKey(t.Context(), "alice", aliceKey, true); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := source.VerifyKey(t.Context(), "alice", aliceKey, false); err != nil {
+		t.Errorf("known: %v", err)
+	}
+}
+
+func TestChangedTicksManyTimesInTheLifeOfAnAnswer(t *testing.T) {
+	s := newStub(t)
+	source, _, _ := s.source(func(c *config.Config) { c.Edge.AccessCache = time.Second })
+	for range 3 {
+		select {
+		case <-source.Changed():
+		case <-time.After(20 * time.Second):
+			t.Fatal("no tick")
+		}
+	}
+}
