@@ -16,6 +16,7 @@ import (
 
 	"github.com/coder/websocket"
 	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 
 	"canopy/shared/config"
@@ -57,6 +58,12 @@ type stack struct {
 // startEdge runs an edge until the test ends. change may be nil.
 func startEdge(t *testing.T, change func(*config.Config)) *stack {
 	t.Helper()
+	return startEdgeLogging(t, zaptest.NewLogger(t), change)
+}
+
+// startEdgeLogging is startEdge with a log of its own.
+func startEdgeLogging(t *testing.T, log *zap.Logger, change func(*config.Config)) *stack {
+	t.Helper()
 	s := &stack{t: t, nats: natstest.Start(t), file: filepath.Join(t.TempDir(), "applications.yaml")}
 	s.js = natstest.Streams(t, s.nats.Connect(), shards)
 	if err := os.WriteFile(s.file, []byte(applications), 0o600); err != nil {
@@ -75,7 +82,7 @@ func startEdge(t *testing.T, change func(*config.Config)) *stack {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended, bound := make(chan error, 1), make(chan Addrs, 1)
-	go func() { ended <- Run(ctx, cfg, zaptest.NewLogger(t), func(a Addrs) { bound <- a }) }()
+	go func() { ended <- Run(ctx, cfg, log, func(a Addrs) { bound <- a }) }()
 	select {
 	case a := <-bound:
 		s.http, s.admin = a.HTTP.String(), a.Health.String()
