@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"sync/atomic"
 
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
@@ -21,8 +20,6 @@ import (
 	"canopy/shared/natsconn"
 	"canopy/shared/obs"
 )
-
-var errNoStreams = errors.New("the streams are not there yet")
 
 // Run bridges Kafka to JetStream until ctx ends; then it drains and returns nil. ready,
 // which may be nil, is called once with the health server's address.
@@ -43,18 +40,12 @@ func Run(ctx context.Context, cfg config.Config, log *zap.Logger, ready func(hea
 	if err := health.Listen(cfg.Runtime.Health.BindAddr); err != nil {
 		return fmt.Errorf("start ingest: %w", err)
 	}
-	var streams atomic.Bool
 	b, err := build(cfg, log, reg)
 	if err == nil {
 		defer b.nc.Close()
 		health.AddCheck("kafka", b.consumer.Check)
 		health.AddCheck("nats", natsconn.Check(b.nc))
-		health.AddCheck("streams", func() error {
-			if !streams.Load() {
-				return errNoStreams
-			}
-			return nil
-		})
+		health.AddCheck("streams", b.streams.Check)
 	}
 
 	// after ends what must outlive the drain.
@@ -76,13 +67,13 @@ func Run(ctx context.Context, cfg config.Config, log *zap.Logger, ready func(hea
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		defer context.AfterFunc(gctx, cancel)()
-		if err := publish.EnsureStreams(ctx, b.nc, cfg.Ingest, log); err != nil {
+		if err := b.streams.Ensure(ctx); err != nil {
 			if ctx.Err() != nil {
 				return nil
 			}
 			return err
 		}
-		streams.Store(true)
+		g.Go(func() error { b.streams.Run(gctx); return nil })
 		health.SetReady(true)
 		defer health.SetReady(false)
 		log.Info("ingest runs", zap.Strings("topics", cfg.Ingest.Topics), zap.Int("shards", cfg.Ingest.Shards))
@@ -97,6 +88,7 @@ func Run(ctx context.Context, cfg config.Config, log *zap.Logger, ready func(hea
 // parts is what build makes.
 type parts struct {
 	nc        *nats.Conn
+	streams   *publish.Streams
 	publisher *publish.Publisher
 	consumer  *consume.Consumer
 }
@@ -109,11 +101,16 @@ func build(cfg config.Config, log *zap.Logger, reg prometheus.Registerer) (*part
 		return nil, err
 	}
 	p := publish.New(nc, cfg.Ingest.Shards, log, reg)
+	s, err := publish.NewStreams(cfg.Ingest, p, log)
+	if err != nil {
+		nc.Close()
+		return nil, err
+	}
 	h := newHand(cfg.Ingest.Shards, convert.New(cfg.Ingest.Application), p, log, reg)
 	c, err := consume.New(cfg.Kafka, cfg.Ingest, h, log, reg)
 	if err != nil {
 		nc.Close()
 		return nil, err
 	}
-	return &parts{nc, p, c}, nil
+	return &parts{nc, s, p, c}, nil
 }

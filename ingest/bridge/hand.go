@@ -55,13 +55,14 @@ func (h *hand) Take(r consume.Record) {
 	}
 	shard := subject.Shard(e.Application, h.shards)
 	h.publisher.Publish(&publish.Message{
-		Shard:   shard,
-		Subject: subject.In(shard, e.Application),
-		ID:      messageID(&r),
-		Header:  headers(&r, &e),
-		Data:    e.JSON,
-		Owner:   r.Partition,
-		Index:   r.Index,
+		Shard:       shard,
+		Subject:     subject.In(shard, e.Application),
+		Application: e.Application,
+		ID:          messageID(&r),
+		Header:      headers(&r, &e),
+		Data:        e.JSON,
+		Owner:       r.Partition,
+		Index:       r.Index,
 	})
 }
 

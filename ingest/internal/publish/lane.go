@@ -22,6 +22,14 @@ const (
 	firstBackoff    = 20 * time.Millisecond
 	maxBackoff      = 2 * time.Second
 	inFlightBackoff = 20 * time.Millisecond
+
+	// maxBatchAge ends a batch that never runs empty: only its end tells sequences. The
+	// next one begins a round trip later.
+	maxBatchAge = 200 * time.Millisecond
+
+	// lostAfter is how many attempts in a row must find nobody at the stream's subjects
+	// before it is looked whether there is a stream: 0.6 s; a new leader takes less.
+	lostAfter = 6
 )
 
 // lane is the state of one stream's publishing, without any input or output: its goroutine
@@ -60,6 +68,7 @@ type lane struct {
 	seq      uint64 // last of the batch sent
 	acked    uint64 // last of the batch acknowledged
 	bytes    int    // of the messages between them
+	began    time.Time
 	ending   bool   // the batch's last message is sent
 	failing  string // reason for which the batch takes no more; the PubAck is due
 	deadline time.Time
@@ -67,6 +76,10 @@ type lane struct {
 
 	notBefore time.Time // back-off
 	failures  int
+
+	last  uint64 // sequence in the stream of what was stored last; 0: not known
+	high  uint64 // the highest sequence that was
+	quiet *quiet
 
 	events events
 }
@@ -85,6 +98,9 @@ type events interface {
 	duplicate(n int)
 	refused(m *Message, reason string)
 	restarted(reason string, err error)
+
+	// lost is told that the stream may be gone, or is another one.
+	lost()
 }
 
 // todo is what the lane's goroutine has to do next.
@@ -98,8 +114,10 @@ type todo struct {
 	until    time.Time // nothing to do before, except when woken; zero: until woken
 }
 
-func newLane(e events) *lane {
+// newLane makes a lane that remembers up to quietApps applications.
+func newLane(e events, quietApps int) *lane {
 	return &lane{
+		quiet:  newQuiet(quietApps),
 		wake:   make(chan struct{}, 1),
 		fresh:  make(map[Owner]struct{}),
 		gone:   make(map[Owner]struct{}),
@@ -145,7 +163,7 @@ func (l *lane) next(now time.Time, buf []*Message) todo {
 func (l *lane) begin(now time.Time) {
 	l.attempt++
 	l.id = strconv.FormatUint(l.attempt, 36)
-	l.seq, l.acked, l.bytes, l.ending, l.failing = 0, 0, 0, false, ""
+	l.seq, l.acked, l.bytes, l.began, l.ending, l.failing = 0, 0, 0, now, false, ""
 	l.kind = inBatch
 	if l.again > 0 || !l.isFresh(l.queue.at(0)) {
 		l.kind = alone
@@ -179,6 +197,7 @@ func (l *lane) more(now time.Time, buf []*Message) todo {
 		t.end = true
 		return t
 	}
+	old := now.Sub(l.began) >= maxBatchAge
 	for under < maxAhead && len(t.messages) < chunk && !t.end {
 		m := l.queue.at(under)
 		under++
@@ -187,7 +206,7 @@ func (l *lane) more(now time.Time, buf []*Message) todo {
 		t.messages = append(t.messages, m)
 		// Ending with a message costs nothing and is replicated, so that followers
 		// do not keep the batch; and its PubAck comes as soon as all is stored.
-		t.end = under == l.queue.len() || l.bytes >= maxAheadBytes || !l.isFresh(l.queue.at(under))
+		t.end = old || under == l.queue.len() || l.bytes >= maxAheadBytes || !l.isFresh(l.queue.at(under))
 	}
 	l.ending = t.end
 	return t
@@ -225,6 +244,7 @@ func (l *lane) answered(now time.Time, id string, a answer) {
 		l.fail(now, reasonOf(a.Error), a.Error)
 	case a.Type == "":
 		l.acknowledge(now, a.Count)
+		l.batchEnded(a)
 		if l.ending && l.acked == l.seq {
 			l.kind = free
 			l.afterAttempt()
@@ -244,10 +264,11 @@ func (l *lane) acknowledge(now time.Time, seq uint64) {
 		return // a ping's answer, or an answer that cannot be
 	}
 	n := int(seq - l.acked)
-	l.acked = seq
 	for range n {
 		m := l.queue.pop()
 		l.bytes -= m.size()
+		l.acked++
+		l.quiet.inBatch(now, m.Application, l.attempt, l.acked)
 		m.Owner.Settled(m.Index, Stored)
 	}
 	l.events.stored(n)
@@ -255,6 +276,31 @@ func (l *lane) acknowledge(now time.Time, seq uint64) {
 	if l.failing == "" {
 		l.progress(now)
 	}
+}
+
+// batchEnded learns sequences from a batch's PubAck, which tells that of the last message.
+// Those before have the ones before it if the stream took nothing else meanwhile, and that
+// is so if it has grown by the batch. (Only an ingest that lives on after its partitions
+// were given away stores repeats within a batch, and its beacons could say too much.)
+func (l *lane) batchEnded(a answer) {
+	if a.Seq == 0 || a.Count == 0 || a.Count != l.acked {
+		l.last = 0
+		l.quiet.failed()
+		return
+	}
+	contiguous := l.last > 0 && a.Seq == l.last+a.Count
+	l.stored(a.Seq)
+	l.quiet.ended(l.attempt, a.Seq, a.Count, contiguous)
+}
+
+// stored notes the sequence of a message that the stream has just taken. One that is not
+// higher than those before is of another stream.
+func (l *lane) stored(sequence uint64) {
+	if sequence <= l.high {
+		l.quiet.unsure()
+		l.events.lost()
+	}
+	l.last, l.high = sequence, sequence
 }
 
 // takesNoMore waits a little for the PubAck that tells how far the batch came.
@@ -286,10 +332,12 @@ func (l *lane) answeredAlone(now time.Time, a answer) {
 		l.events.duplicate(1)
 	} else {
 		l.events.stored(1)
+		l.stored(a.Seq)
 		if !l.isGone(m) {
 			l.fresh[m.Owner] = struct{}{}
 		}
 	}
+	l.quiet.known(now, m.Application, a.Seq)
 	l.frontDone(m, Stored)
 }
 
@@ -321,7 +369,12 @@ func (l *lane) fail(now time.Time, reason string, err error) {
 	l.kind = free
 	l.notBefore = now.Add(min(firstBackoff<<min(l.failures, 10), maxBackoff))
 	l.failures++
+	l.last = 0
+	l.quiet.failed()
 	l.events.restarted(reason, err)
+	if reason == reasonNoResponders && l.failures >= lostAfter {
+		l.events.lost()
+	}
 	l.afterAttempt()
 	l.wakeUp()
 }

@@ -30,6 +30,7 @@ type noted struct{ log []string }
 func (n *noted) stored(k int)                  { n.log = append(n.log, fmt.Sprintf("stored %d", k)) }
 func (n *noted) duplicate(k int)               { n.log = append(n.log, fmt.Sprintf("duplicate %d", k)) }
 func (n *noted) refused(_ *Message, r string)  { n.log = append(n.log, "refused "+r) }
+func (n *noted) lost()                         { n.log = append(n.log, "lost") }
 func (n *noted) restarted(r string, err error) { n.log = append(n.log, "restarted "+r) }
 
 func push(l *lane, o *owner, from, to int) {
@@ -71,7 +72,7 @@ func expect(t *testing.T, l *lane, now time.Time, want string) todo {
 func freshLane(t *testing.T, o *owner, now time.Time) (*lane, *noted) {
 	t.Helper()
 	n := &noted{}
-	l := newLane(n)
+	l := newLane(n, 100)
 	push(l, o, 0, 1)
 	td := expect(t, l, now, "0 alone")
 	l.answered(now, td.id, answer{Stream: "S", Seq: 1})
@@ -228,7 +229,7 @@ func FuzzLaneKeepsOrderAndLosesNothing(f *testing.F) {
 	f.Fuzz(func(t *testing.T, seed1, seed2 uint64) {
 		r := rand.New(rand.NewPCG(seed1, seed2))
 		owners := []*owner{newOwner(t), newOwner(t), newOwner(t)}
-		l := newLane(&noted{})
+		l := newLane(&noted{}, 100)
 		s := &stream{has: make(map[string]bool)}
 		now := start
 		const each = 150

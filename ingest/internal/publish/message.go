@@ -23,8 +23,12 @@ type Message struct {
 	// Shard chooses the lane: 0 up to the publisher's number of shards, less one.
 	Shard int
 
-	// Subject is one of the subjects of the shard's stream.
+	// Subject is one of the subjects of the shard's stream: that of Application.
 	Subject string
+
+	// Application is whose event it is. When it falls quiet, edges are told of its last
+	// sequence, unless it is empty.
+	Application string
 
 	// ID is the Nats-Msg-Id, by which the stream recognises a repeat.
 	ID string

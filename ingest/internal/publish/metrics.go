@@ -8,6 +8,8 @@ type metrics struct {
 	duplicates prometheus.Counter
 	refused    *prometheus.CounterVec
 	restarts   *prometheus.CounterVec
+	beacons    prometheus.Counter
+	questions  prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -28,6 +30,14 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "canopy_ingest_publish_restarts_total",
 			Help: "Attempts to publish, a batch or a single record, that were given up and made again, by reason.",
 		}, []string{"reason"}),
+		beacons: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "canopy_ingest_beacons_total",
+			Help: "Messages that told edges the last sequence of an application that had fallen quiet.",
+		}),
+		questions: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "canopy_ingest_beacon_questions_total",
+			Help: "Questions to a stream for the last sequence of an application, which acknowledgements had not told.",
+		}),
 	}
 	for _, reason := range []string{reasonTooLarge, reasonHeaderTooLarge} {
 		m.refused.WithLabelValues(reason)
@@ -35,6 +45,6 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	for _, reason := range []string{reasonTimeout, reasonDisconnected, reasonNoResponders, reasonIncomplete, reasonError, reasonSend} {
 		m.restarts.WithLabelValues(reason)
 	}
-	reg.MustRegister(m.published, m.duplicates, m.refused, m.restarts)
+	reg.MustRegister(m.published, m.duplicates, m.refused, m.restarts, m.beacons, m.questions)
 	return m
 }

@@ -123,8 +123,9 @@ func ingestConfig(shards int) config.Ingest {
 // site is a publisher that runs, with its streams.
 type site struct {
 	*Publisher
-	nc *nats.Conn
-	js jetstream.JetStream
+	streams *Streams
+	nc      *nats.Conn
+	js      jetstream.JetStream
 }
 
 func newSite(t testing.TB, url string, shards int, log *zap.Logger) *site {
@@ -138,17 +139,23 @@ func newSite(t testing.TB, url string, shards int, log *zap.Logger) *site {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	if err := EnsureStreams(ctx, nc, ingestConfig(shards), log); err != nil {
+	s := &site{Publisher: New(nc, shards, log, prometheus.NewRegistry()), nc: nc, js: js}
+	if s.streams, err = NewStreams(ingestConfig(shards), s.Publisher, log); err != nil {
 		t.Fatal(err)
 	}
-	s := &site{New(nc, shards, log, prometheus.NewRegistry()), nc, js}
+	if err := s.streams.Ensure(ctx); err != nil {
+		t.Fatal(err)
+	}
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
+	looked := make(chan struct{})
+	go func() { s.streams.Run(ctx); close(looked) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
+		<-looked
 		nc.Close()
 	})
 	return s
@@ -392,9 +399,13 @@ func TestShardsBeyondTheServersLimitEndTheStart(t *testing.T) {
 	defer nc.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	err = EnsureStreams(ctx, nc, ingestConfig(5), zap.NewNop())
+	streams, err := NewStreams(ingestConfig(5), New(nc, 5, zap.NewNop(), prometheus.NewRegistry()), zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = streams.Ensure(ctx)
 	if err == nil || ctx.Err() != nil || !strings.Contains(err.Error(), "maximum number of streams") {
-		t.Errorf("EnsureStreams = %v", err)
+		t.Errorf("Ensure = %v", err)
 	}
 }
 

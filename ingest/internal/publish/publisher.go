@@ -30,7 +30,9 @@ type Publisher struct {
 	inbox   string // acknowledgements come to <inbox>.<lane>.<attempt>
 	process string // makes attempts' names unique among all processes
 	lanes   []*lane
-	touched []int // lanes with messages that Flush has not shown them yet
+	beacons *beacons
+	lost    *shardSet // whose streams may be gone; for Streams
+	touched []int     // lanes with messages that Flush has not shown them yet
 	pending []bool
 }
 
@@ -46,11 +48,13 @@ func New(nc *nats.Conn, shards int, log *zap.Logger, reg prometheus.Registerer) 
 		inbox:   inbox,
 		process: inbox[strings.LastIndexByte(inbox, '.')+1:],
 		lanes:   make([]*lane, shards),
+		lost:    newShardSet(),
 		pending: make([]bool, shards),
 	}
 	for i := range p.lanes {
-		p.lanes[i] = newLane(&laneEvents{p, i})
+		p.lanes[i] = newLane(&laneEvents{p, i}, max(quietApps/shards, 1))
 	}
+	p.beacons = newBeacons(p)
 	return p
 }
 
@@ -115,6 +119,8 @@ func (p *Publisher) Run(ctx context.Context) error {
 	for i := range p.lanes {
 		lanes.Go(func() { p.runLane(ctx, i) })
 	}
+	lanes.Go(func() { p.beacons.run(ctx) })
+	lanes.Go(func() { p.beacons.ask(ctx) })
 	for {
 		select {
 		case <-ctx.Done():
@@ -228,6 +234,11 @@ type laneEvents struct {
 func (e *laneEvents) stored(n int)                      { e.p.metrics.published.Add(float64(n)) }
 func (e *laneEvents) duplicate(n int)                   { e.p.metrics.duplicates.Add(float64(n)) }
 func (e *laneEvents) refused(m *Message, reason string) { e.p.refuse(m, reason) }
+
+func (e *laneEvents) lost() {
+	e.p.beacons.unknown(e.shard)
+	e.p.lost.add(e.shard)
+}
 
 func (e *laneEvents) restarted(reason string, err error) {
 	e.p.metrics.restarts.WithLabelValues(reason).Inc()

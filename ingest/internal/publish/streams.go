@@ -6,16 +6,17 @@ import (
 	"fmt"
 	"maps"
 	"reflect"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
 	"canopy/shared/config"
+	"canopy/shared/event"
 	"canopy/shared/subject"
 )
 
@@ -28,31 +29,40 @@ const (
 	clusterReplicas = 3
 )
 
-// Codes of nats-server's errors.json that are mistakes in the configuration, Canopy's or
-// the server's: trying again does not help.
-const (
-	errCodeMaxStreams      = 10027
-	errCodeInvalidConfig   = 10052
-	errCodeSubjectsOverlap = 10065
+// Streams makes the streams of all shards, and again those that are deleted while ingest
+// runs: nothing that was not acknowledged is lost by it, for the lanes keep that. Ensure
+// comes first, then Run, each once; Check is for any goroutine.
+type Streams struct {
+	js        jetstream.JetStream
+	cfg       config.Ingest
+	log       *zap.Logger
+	beacons   *beacons
+	lost      *shardSet
+	there     atomic.Bool  // Ensure has succeeded
+	oldShards atomic.Int64 // what a stream's metadata said before, if it differed
+}
 
-	errCodeReplicasNeedCluster = 10074
-)
-
-// EnsureStreams creates the streams of all shards, and changes those that differ from cfg.
-// As long as JetStream is away, or has no leader or no room, it tries again and says so in
-// the log. It returns an error if ctx ends, or if the configuration can never be met.
-func EnsureStreams(ctx context.Context, nc *nats.Conn, cfg config.Ingest, log *zap.Logger) error {
-	js, err := jetstream.New(nc)
+// NewStreams makes Streams for the shards that p publishes to, over p's connection.
+func NewStreams(cfg config.Ingest, p *Publisher, log *zap.Logger) (*Streams, error) {
+	js, err := jetstream.New(p.nc)
 	if err != nil {
-		return fmt.Errorf("use JetStream: %w", err)
+		return nil, fmt.Errorf("use JetStream: %w", err)
 	}
-	e := &ensurer{js: js, cfg: cfg, log: log}
+	return &Streams{js: js, cfg: cfg, log: log, beacons: p.beacons, lost: p.lost}, nil
+}
+
+// Ensure creates the streams of all shards, and changes those that differ from the
+// configuration. As long as JetStream is away, or has no leader or no room, it tries again
+// and says so in the log. It returns an error if ctx ends, or if the configuration can
+// never be met.
+func (s *Streams) Ensure(ctx context.Context) error {
 	wait := streamRetryFirst
-	done := make([]bool, cfg.Shards)
+	done := make([]bool, s.cfg.Shards)
 	for {
-		err := e.all(ctx, done)
+		err := s.all(ctx, done)
 		if err == nil {
-			e.reportShards()
+			s.reportShards()
+			s.there.Store(true)
 			return nil
 		}
 		var never *configError
@@ -62,32 +72,79 @@ func EnsureStreams(ctx context.Context, nc *nats.Conn, cfg config.Ingest, log *z
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		log.Error("the streams cannot be made yet; trying again", zap.Error(err), zap.Duration("in", wait))
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(wait):
+		s.log.Error("the streams cannot be made yet; trying again", zap.Error(err), zap.Duration("in", wait))
+		if err := pause(ctx, wait); err != nil {
+			return err
 		}
 		wait = min(2*wait, streamRetryMax)
 	}
 }
 
-// configError is one that no repetition cures.
-type configError struct{ err error }
+// Run looks after streams that the publisher finds nobody at, until ctx ends, and makes
+// those again that are gone. What it cannot mend it logs, and tries again.
+func (s *Streams) Run(ctx context.Context) {
+	wait := streamRetryFirst
+	for {
+		err := s.lookAfter(ctx)
+		if err == nil {
+			wait = streamRetryFirst
+			select {
+			case <-ctx.Done():
+				return
+			case <-s.lost.added:
+				continue
+			}
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		s.log.Error("a stream takes no events; trying again", zap.Error(err), zap.Duration("in", wait))
+		if pause(ctx, wait) != nil {
+			return
+		}
+		wait = min(2*wait, streamRetryMax)
+	}
+}
 
-func (e *configError) Error() string { return e.err.Error() }
-func (e *configError) Unwrap() error { return e.err }
+// lookAfter sees to every stream that may be lost. It returns the first error.
+func (s *Streams) lookAfter(ctx context.Context) error {
+	var first error
+	for shard, times := range s.lost.all() {
+		if err := s.one(ctx, shard); err == nil {
+			s.lost.remove(shard, times)
+		} else if first == nil {
+			first = err
+		}
+	}
+	return first
+}
 
-type ensurer struct {
-	js        jetstream.JetStream
-	cfg       config.Ingest
-	log       *zap.Logger
-	oldShards atomic.Int64 // what a stream's metadata said before, if it differed
+// Check is a readiness check: an error if a stream has not been made yet, or has gone or
+// has no leader.
+func (s *Streams) Check() error {
+	if !s.there.Load() {
+		return errors.New("the streams are not there yet")
+	}
+	if lost := s.lost.all(); len(lost) > 0 {
+		return fmt.Errorf("%d streams take no events, among them %s", len(lost), subject.Stream(slices.Min(slices.Collect(maps.Keys(lost)))))
+	}
+	return nil
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
 }
 
 // all sees to every shard that is not done. It returns the first error, after every shard
 // under way has had its turn.
-func (e *ensurer) all(ctx context.Context, done []bool) error {
+func (s *Streams) all(ctx context.Context, done []bool) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(streamsAtOnce)
 	for shard := range done {
@@ -95,7 +152,7 @@ func (e *ensurer) all(ctx context.Context, done []bool) error {
 			continue
 		}
 		g.Go(func() error {
-			if err := e.one(ctx, shard); err != nil {
+			if err := s.one(ctx, shard); err != nil {
 				return err
 			}
 			done[shard] = true
@@ -105,28 +162,32 @@ func (e *ensurer) all(ctx context.Context, done []bool) error {
 	return g.Wait()
 }
 
-func (e *ensurer) one(ctx context.Context, shard int) error {
+func (s *Streams) one(ctx context.Context, shard int) error {
 	ctx, cancel := context.WithTimeout(ctx, streamTimeout)
 	defer cancel()
 	name := subject.Stream(shard)
-	stream, err := e.js.Stream(ctx, name)
+	stream, err := s.js.Stream(ctx, name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return e.create(ctx, shard)
+		return s.create(ctx, shard)
 	}
 	if err != nil {
 		return explain("read", name, err)
 	}
 	has := stream.CachedInfo().Config
-	if old, err := strconv.Atoi(has.Metadata[subject.MetadataShards]); err == nil && old != e.cfg.Shards {
-		e.oldShards.Store(int64(old))
+	if old, err := strconv.Atoi(has.Metadata[subject.MetadataShards]); err == nil && old != s.cfg.Shards {
+		s.oldShards.Store(int64(old))
 	}
-	return e.update(ctx, shard, has)
+	if err := s.update(ctx, shard, has); err != nil {
+		return err
+	}
+	s.beacons.known(shard, event.LogOf(stream.CachedInfo().Created))
+	return nil
 }
 
-func (e *ensurer) create(ctx context.Context, shard int) error {
-	want := e.want(jetstream.StreamConfig{}, shard)
-	stream, err := e.withReplicas(want, func(c jetstream.StreamConfig) (jetstream.Stream, error) {
-		return e.js.CreateStream(ctx, c)
+func (s *Streams) create(ctx context.Context, shard int) error {
+	want := s.want(jetstream.StreamConfig{}, shard)
+	stream, err := s.withReplicas(want, func(c jetstream.StreamConfig) (jetstream.Stream, error) {
+		return s.js.CreateStream(ctx, c)
 	})
 	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 		return fmt.Errorf("create stream %s: another ingest was faster: %w", want.Name, err)
@@ -135,17 +196,21 @@ func (e *ensurer) create(ctx context.Context, shard int) error {
 		return explain("create", want.Name, err)
 	}
 	c := stream.CachedInfo().Config
-	e.log.Info("stream created", zap.String("stream", c.Name), zap.Int("replicas", c.Replicas))
+	if s.there.Load() {
+		s.log.Error("a stream was gone and is made again: what it held is lost, and its cursors are void", zap.String("stream", c.Name))
+	}
+	s.log.Info("stream created", zap.String("stream", c.Name), zap.Int("replicas", c.Replicas))
+	s.beacons.known(shard, event.LogOf(stream.CachedInfo().Created))
 	return checkFast(c)
 }
 
-func (e *ensurer) update(ctx context.Context, shard int, has jetstream.StreamConfig) error {
-	want := e.want(has, shard)
-	stream, err := e.withReplicas(want, func(c jetstream.StreamConfig) (jetstream.Stream, error) {
+func (s *Streams) update(ctx context.Context, shard int, has jetstream.StreamConfig) error {
+	want := s.want(has, shard)
+	stream, err := s.withReplicas(want, func(c jetstream.StreamConfig) (jetstream.Stream, error) {
 		if reflect.DeepEqual(c, has) {
 			return nil, nil
 		}
-		return e.js.UpdateStream(ctx, c)
+		return s.js.UpdateStream(ctx, c)
 	})
 	if err != nil {
 		return explain("update", want.Name, err)
@@ -154,16 +219,16 @@ func (e *ensurer) update(ctx context.Context, shard int, has jetstream.StreamCon
 		return nil
 	}
 	c := stream.CachedInfo().Config
-	e.log.Info("stream changed", zap.String("stream", c.Name), zap.Strings("settings", differences(has, c)))
+	s.log.Info("stream changed", zap.String("stream", c.Name), zap.Strings("settings", differences(has, c)))
 	return checkFast(c)
 }
 
 // withReplicas does it with three replicas, and with one on a server that is alone, unless
 // the configuration says how many. A single replica is tried second, because only the
 // server knows whether it is one of a cluster.
-func (e *ensurer) withReplicas(c jetstream.StreamConfig, do func(jetstream.StreamConfig) (jetstream.Stream, error)) (jetstream.Stream, error) {
-	if e.cfg.Replicas != 0 {
-		c.Replicas = e.cfg.Replicas
+func (s *Streams) withReplicas(c jetstream.StreamConfig, do func(jetstream.StreamConfig) (jetstream.Stream, error)) (jetstream.Stream, error) {
+	if s.cfg.Replicas != 0 {
+		c.Replicas = s.cfg.Replicas
 		return do(c)
 	}
 	if c.Replicas <= 1 {
@@ -175,101 +240,4 @@ func (e *ensurer) withReplicas(c jetstream.StreamConfig, do func(jetstream.Strea
 		return do(c)
 	}
 	return stream, err
-}
-
-// want is has with everything that is Canopy's to decide.
-func (e *ensurer) want(has jetstream.StreamConfig, shard int) jetstream.StreamConfig {
-	c := has
-	r := e.cfg.Retention
-	c.Name = subject.Stream(shard)
-	c.Description = "Canopy: the events of shard " + strconv.Itoa(shard)
-	c.Subjects = []string{subject.StreamSubjects(shard)}
-	c.Storage = jetstream.FileStorage
-	c.Retention = jetstream.LimitsPolicy
-	c.Discard = jetstream.DiscardOld
-	c.MaxAge = r.Age
-	c.MaxBytes = max(r.Bytes/int64(e.cfg.Shards), 1)
-	c.MaxMsgsPerSubject = r.EventsPerApplication
-	c.Duplicates = e.cfg.Duplicates
-	if r.Age > 0 {
-		c.Duplicates = min(c.Duplicates, r.Age) // the server takes no longer one
-	}
-	c.MaxConsumers = e.cfg.Consumers
-	c.AllowDirect = true
-	c.AllowBatchPublish = true
-	c.RePublish = &jetstream.RePublish{
-		Source:      subject.StreamSubjects(shard),
-		Destination: subject.Republish(shard),
-	}
-	c.Metadata = maps.Clone(has.Metadata) // the server keeps notes of its own there
-	if c.Metadata == nil {
-		c.Metadata = make(map[string]string, 2)
-	}
-	c.Metadata[subject.MetadataShards] = strconv.Itoa(e.cfg.Shards)
-	c.Metadata[subject.MetadataShard] = strconv.Itoa(shard)
-	if has.Name == "" {
-		// Fields whose zero value the server would take literally.
-		c.MaxMsgs = -1
-		c.MaxMsgSize = -1
-	}
-	return c
-}
-
-// reportShards says what a changed number of shards means.
-func (e *ensurer) reportShards() {
-	old := int(e.oldShards.Load())
-	if old == 0 {
-		return
-	}
-	var left []string
-	for shard := e.cfg.Shards; shard < old; shard++ {
-		left = append(left, subject.Stream(shard))
-	}
-	e.log.Error("the number of shards has changed: applications move to other streams, and the cursors "+
-		"and groups that clients have are void; all edges must be started again",
-		zap.Int("shards", e.cfg.Shards), zap.Int("before", old), zap.Strings("streams_left_as_they_are", left))
-}
-
-// checkFast refuses a server that ignored what it does not know.
-func checkFast(c jetstream.StreamConfig) error {
-	if !c.AllowBatchPublish {
-		return &configError{fmt.Errorf("stream %s does not take fast batches: nats-server 2.14 or later is needed", c.Name)}
-	}
-	return nil
-}
-
-// explain adds to err what an operator may not see in it.
-func explain(verb, name string, err error) error {
-	err = fmt.Errorf("%s stream %s: %w", verb, name, err)
-	switch apiCode(err) {
-	case errCodeMaxStreams, errCodeInvalidConfig, errCodeSubjectsOverlap:
-		return &configError{err}
-	}
-	switch {
-	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("%w (JetStream has no leader, or this NATS user may not use $JS.API.STREAM)", err)
-	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, nats.ErrNoResponders):
-		return fmt.Errorf("%w (no server of the cluster runs JetStream for this account)", err)
-	}
-	return err
-}
-
-func apiCode(err error) jetstream.ErrorCode {
-	var js jetstream.JetStreamError
-	if errors.As(err, &js) && js.APIError() != nil {
-		return js.APIError().ErrorCode
-	}
-	return 0
-}
-
-// differences names the settings in which a and b differ.
-func differences(a, b jetstream.StreamConfig) []string {
-	var names []string
-	va, vb := reflect.ValueOf(a), reflect.ValueOf(b)
-	for i := range va.NumField() {
-		if !reflect.DeepEqual(va.Field(i).Interface(), vb.Field(i).Interface()) {
-			names = append(names, va.Type().Field(i).Name)
-		}
-	}
-	return names
 }
