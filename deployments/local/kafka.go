@@ -38,6 +38,7 @@ func runKafka(ctx context.Context, addr, dir string, log *zap.Logger, ready func
 		kfake.DataDir(dir),
 		kfake.AllowAutoTopicCreation(),
 		kfake.DefaultNumPartitions(partitions),
+		kfake.GroupMinSessionTimeout(time.Second), // for INGEST__SESSION_TIMEOUT below its default
 		kfake.BrokerConfigs(map[string]string{
 			"log.retention.bytes": strconv.Itoa(retentionBytes),
 			"log.retention.ms":    age,

@@ -91,6 +91,8 @@ func (w *world) config() config.Config {
 			Shards: 4, Duplicates: 2 * time.Minute, Consumers: 1000,
 			Retention: config.Retention{Age: time.Hour, Bytes: 256 << 20, EventsPerApplication: 1_000_000},
 			Window:    config.Window{Records: 2048, Bytes: 16 << 20},
+
+			SessionTimeout: 6 * time.Second,
 		},
 	}
 }

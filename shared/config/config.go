@@ -174,6 +174,8 @@ type Ingest struct {
 	Consumers   int           `key:"consumers" default:"100000" help:"groups that one stream may hold"`
 	Retention   Retention     `key:"retention"`
 	Window      Window        `key:"window"`
+
+	SessionTimeout time.Duration `key:"session_timeout" default:"6s" help:"silence after which Kafka gives a dead ingest's partitions to others; no less than group.min.session.timeout.ms of the brokers"`
 }
 
 // Retention bounds the log that groups and reconnecting clients read from.

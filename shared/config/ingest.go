@@ -62,6 +62,7 @@ func (c *check) ingest(i Ingest) {
 	}
 	c.that(i.Group != "", "INGEST__GROUP", "expected a consumer group")
 	c.oneOf("INGEST__START", i.Start, "earliest", "latest")
+	c.duration("INGEST__SESSION_TIMEOUT", i.SessionTimeout, time.Second)
 	c.that(i.Shards >= 1 && i.Shards <= maxShards, "INGEST__SHARDS", "expected 1 to 1024")
 	c.that(slices.Contains([]int{0, 1, 3, 5}, i.Replicas), "INGEST__REPLICAS", "expected 0, 1, 3 or 5")
 	c.atLeast("INGEST__CONSUMERS", int64(i.Consumers), 1, "1")

@@ -130,6 +130,7 @@ func TestValidateIngestSaysWhatIsWrong(t *testing.T) {
 		{"INGEST__GROUP= INGEST__START=now INGEST__CONSUMERS=0", []string{"INGEST__GROUP", "earliest or latest", "INGEST__CONSUMERS"}},
 		{"INGEST__SHARDS=0", []string{"expected 1 to 1024"}},
 		{"INGEST__SHARDS=1025", []string{"expected 1 to 1024"}},
+		{"INGEST__SESSION_TIMEOUT=999ms", []string{"expected at least 1s"}},
 		{"INGEST__REPLICAS=2", []string{"expected 0, 1, 3 or 5"}},
 		{"INGEST__WINDOW__RECORDS=0 INGEST__WINDOW__BYTES=1", []string{"RECORDS", "BYTES"}},
 		{"INGEST__RETENTION__AGE=1m", []string{"expected at most INGEST__RETENTION__AGE"}},

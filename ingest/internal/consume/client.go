@@ -28,9 +28,10 @@ const (
 	fetchPartitionBytes = 1 << 20
 	decompressedBytes   = 128 << 20
 
-	sessionTimeout    = 20 * time.Second
-	heartbeatInterval = 2 * time.Second
-	rebalanceTimeout  = 60 * time.Second
+	rebalanceTimeout = 60 * time.Second
+
+	// heartbeats is how many fit into the session's time-out.
+	heartbeats = 4
 )
 
 // connectionOptions says where Kafka is and how to sign in. Its errors are mistakes in cfg.
@@ -66,8 +67,11 @@ func groupOptions(cfg config.Ingest) ([]kgo.Opt, error) {
 		kgo.FetchMaxWait(fetchWait),
 		kgo.MaxConcurrentFetches(1),
 		kgo.MaxDecompressBatchBytes(decompressedBytes),
-		kgo.SessionTimeout(sessionTimeout),
-		kgo.HeartbeatInterval(heartbeatInterval),
+		// Not the groups of KIP-848 (kgo.ServerSideBalancer): there the brokers alone say
+		// when a member is dead, after 45 s unless told otherwise, and its partitions wait
+		// for that even if a new member has come.
+		kgo.SessionTimeout(cfg.SessionTimeout),
+		kgo.HeartbeatInterval(cfg.SessionTimeout / heartbeats),
 		kgo.RebalanceTimeout(rebalanceTimeout),
 	}
 	if isRegex {
