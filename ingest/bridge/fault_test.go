@@ -1,7 +1,6 @@
 package bridge
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -89,11 +88,9 @@ func TestOrderAndCompletenessSurviveRestartsOfNATSUnderLoad(t *testing.T) {
 	}
 }
 
-func TestCrashBetweenPublishAndCommitLosesNothingAndStoresNothingTwice(t *testing.T) {
-	t.Parallel()
-	const n = 3000
-	w := newWorld(t, kfake.SeedTopics(1, "events-foo"))
-	// A Kafka that takes no commits makes every end a crash between publish and commit.
+// refuseCommits makes a Kafka that takes no commits, so that every end is a crash between
+// publish and commit. The channel is closed when the first has been tried.
+func (w *world) refuseCommits() <-chan struct{} {
 	refused := make(chan struct{})
 	var once sync.Once
 	w.kafka.ControlKey(int16(kmsg.OffsetCommit), func(req kmsg.Request) (kmsg.Response, error, bool) {
@@ -113,6 +110,14 @@ func TestCrashBetweenPublishAndCommitLosesNothingAndStoresNothingTwice(t *testin
 		}
 		return resp, nil, true
 	})
+	return refused
+}
+
+func TestCrashBetweenPublishAndCommitLosesNothingAndStoresNothingTwice(t *testing.T) {
+	t.Parallel()
+	const n = 3000
+	w := newWorld(t, kfake.SeedTopics(1, "events-foo"))
+	refused := w.refuseCommits()
 	var rs []*kgo.Record
 	for k := range n {
 		rs = append(rs, eventRecord("events-foo", 0, k, `{}`))
@@ -329,13 +334,7 @@ func TestTopicThatIsDeletedAndMadeAgainIsReadFromItsStart(t *testing.T) {
 	w.produce(eventRecord("events-foo", 0, 10, `{}`), eventRecord("events-foo", 0, 11, `{}`), eventRecord("events-foo", 0, 12, `{}`))
 	eventually(t, 30*time.Second, "the new topic's records are stored", func() bool { return w.count() == 5 })
 	i.stop()
-	var events []string
-	for _, m := range w.stored("foo", cfg.Ingest.Shards) {
-		_, id, _ := bytes.Cut(m.Data(), []byte(`"id":"`))
-		id, _, _ = bytes.Cut(id, []byte(`"`))
-		events = append(events, string(id))
-	}
-	if got := strings.Join(events, " "); got != "0 1 10 11 12" {
+	if got := fmt.Sprint(eventIDs(t, w.stored("foo", cfg.Ingest.Shards))); got != "[0 1 10 11 12]" {
 		t.Errorf("stored events %s", got)
 	}
 }

@@ -46,13 +46,20 @@ func newWorld(t *testing.T, opts ...kfake.Opt) *world {
 	t.Cleanup(w.kafka.Close)
 	w.startNATS()
 	t.Cleanup(w.stopNATS)
-	w.prod, err = kgo.NewClient(kgo.SeedBrokers(w.kafka.ListenAddrs()...), kgo.AllowAutoTopicCreation(),
+	w.prod = w.producer()
+	return w
+}
+
+// producer gives a client that knows the partitions that there are now.
+func (w *world) producer() *kgo.Client {
+	w.t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(w.kafka.ListenAddrs()...), kgo.AllowAutoTopicCreation(),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(0), kgo.MetadataMinAge(50*time.Millisecond))
 	if err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
-	t.Cleanup(w.prod.Close)
-	return w
+	w.t.Cleanup(client.Close)
+	return client
 }
 
 func (w *world) startNATS() {
@@ -274,16 +281,16 @@ func checkOrder(t *testing.T, msgs []jetstream.Msg, partitions int, n int) {
 	}
 }
 
-// producer writes records to all partitions of topic until stopped, and knows how many.
-type producer struct {
+// load writes records to all partitions of topic until stopped, and knows how many.
+type load struct {
 	written atomic.Int64 // rounds: records in every partition
 	stop    context.CancelFunc
 	done    chan error
 }
 
-func (w *world) load(topic string, partitions int, perRound int, pause time.Duration) *producer {
+func (w *world) load(topic string, partitions int, perRound int, pause time.Duration) *load {
 	ctx, cancel := context.WithCancel(context.Background())
-	p := &producer{stop: cancel, done: make(chan error, 1)}
+	p := &load{stop: cancel, done: make(chan error, 1)}
 	go func() {
 		tick := time.NewTicker(pause)
 		defer tick.Stop()
@@ -307,7 +314,7 @@ func (w *world) load(topic string, partitions int, perRound int, pause time.Dura
 	return p
 }
 
-func (p *producer) finish(t *testing.T) int {
+func (p *load) finish(t *testing.T) int {
 	t.Helper()
 	p.stop()
 	if err := <-p.done; err != nil {
