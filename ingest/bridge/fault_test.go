@@ -332,7 +332,7 @@ func TestTopicThatIsDeletedAndMadeAgainIsReadFromItsStart(t *testing.T) {
 	}
 	w.prod.PurgeTopicsFromProducing("events-foo")
 	w.produce(eventRecord("events-foo", 0, 10, `{}`), eventRecord("events-foo", 0, 11, `{}`), eventRecord("events-foo", 0, 12, `{}`))
-	eventually(t, 30*time.Second, "the new topic's records are stored", func() bool { return w.count() == 5 })
+	eventually(t, 10*time.Second, "the new topic's records are stored", func() bool { return w.count() == 5 })
 	i.stop()
 	if got := fmt.Sprint(eventIDs(t, w.stored("foo", cfg.Ingest.Shards))); got != "[0 1 10 11 12]" {
 		t.Errorf("stored events %s", got)

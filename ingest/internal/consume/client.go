@@ -58,6 +58,7 @@ func groupOptions(cfg config.Ingest) ([]kgo.Opt, error) {
 		kgo.ConsumerGroup(cfg.Group),
 		kgo.ConsumeTopics(topics...),
 		kgo.DisableAutoCommit(),
+		kgo.KeepRetryableFetchErrors(), // UNKNOWN_TOPIC_ID would be kept back for 12 s
 		kgo.BlockRebalanceOnPoll(),
 		// What has no committed offset is read from its start: that is what a topic
 		// made later needs. A group that starts at the end has offsets by then.

@@ -42,6 +42,12 @@ const (
 	lookEvery     = 5 * time.Second
 	lookTimeout   = 4 * time.Second
 	errorPause    = 100 * time.Millisecond
+
+	// unknownFor is how long Kafka must not know a topic by its id before that counts as
+	// deleted: for a moment it is so after a topic has been made. After unknownUntil that
+	// moment was another one.
+	unknownFor   = time.Second
+	unknownUntil = 30 * time.Second
 )
 
 // Record is one record of Kafka. Its slices may not be kept.
@@ -90,7 +96,8 @@ type Consumer struct {
 	draining   atomic.Bool
 
 	// For the poll goroutine.
-	waiting []fetched // polled and not handed over, for want of room
+	unknown map[string]time.Time // topics that Kafka has not known by their id, since when
+	waiting []fetched            // polled and not handed over, for want of room
 	headers []convert.Header
 }
 
@@ -104,11 +111,12 @@ type fetched struct {
 // New makes a consumer; it does not connect. Its errors are mistakes in the configuration.
 func New(kafka config.Kafka, cfg config.Ingest, sink Sink, log *zap.Logger, reg prometheus.Registerer) (*Consumer, error) {
 	c := &Consumer{
-		cfg:    cfg,
-		log:    log,
-		sink:   sink,
-		limit:  rate.NewLimiter(1, 5),
-		window: newWindow(cfg.Window.Records, cfg.Window.Bytes),
+		cfg:     cfg,
+		log:     log,
+		sink:    sink,
+		unknown: make(map[string]time.Time),
+		limit:   rate.NewLimiter(1, 5),
+		window:  newWindow(cfg.Window.Records, cfg.Window.Bytes),
 	}
 	var err error
 	if c.plain, err = connectionOptions(kafka); err != nil {
@@ -248,6 +256,7 @@ func (c *Consumer) fetched(topic, incarnation string, f *kgo.FetchPartition) (fa
 		return false
 	}
 	c.lastAnswer.Store(time.Now().UnixMilli())
+	delete(c.unknown, topic)
 	from := int64(-1)
 	if p.isNew() {
 		if at, ok := c.client.CommittedOffsets()[topic][f.Partition]; ok {

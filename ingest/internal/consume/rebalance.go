@@ -106,13 +106,22 @@ func (c *Consumer) fetchFailed(topic string, f *kgo.FetchPartition) bool {
 // healTopics lets go of topics that were deleted and made again: franz-go would ask for the
 // old ones for ever.
 func (c *Consumer) healTopics(fetches kgo.Fetches) {
-	seen := map[string]bool{}
+	unknown := map[string]bool{}
 	fetches.EachError(func(topic string, _ int32, err error) {
 		if errors.Is(err, kerr.UnknownTopicID) {
-			seen[topic] = true
+			unknown[topic] = true
 		}
 	})
-	for topic := range seen {
+	for topic := range unknown {
+		since, seen := c.unknown[topic]
+		if !seen || time.Since(since) > unknownUntil {
+			c.unknown[topic] = time.Now()
+			continue
+		}
+		if time.Since(since) < unknownFor {
+			continue
+		}
+		delete(c.unknown, topic)
 		c.log.Warn("topic was deleted; if it is made again, it is read from its start", zap.String("topic", topic))
 		c.drop(c.partitions.ofTopic(topic))
 		c.client.PurgeTopicsFromConsuming(topic)
