@@ -33,8 +33,10 @@ func (a *admission) attach(ctx context.Context, r *http.Request, to target, s *s
 	case r.Context().Err() != nil:
 		return gone(err)
 	case errors.Is(err, group.ErrTooManyGroups):
+		a.limits.groups.Inc()
 		return tooMany("Too many groups of this application", groupsRetryAfter)
 	case errors.Is(err, group.ErrTooManyNew):
+		a.limits.newGroups.Inc()
 		return tooMany("Too many new groups from this address", newGroupsRetryAfter)
 	default:
 		return unavailable(what, err)

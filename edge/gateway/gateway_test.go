@@ -235,10 +235,32 @@ func basic(user, key string) http.Header {
 	return r.Header
 }
 
-func TestRefusals(t *testing.T) {
-	s := startEdge(t, nil)
+// request sends a request for a socket, its path as it is, and gives the answer.
+func (s *stack) request(path string, header http.Header) *http.Response {
+	s.t.Helper()
+	r, err := http.NewRequest("GET", "http://"+s.http, nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	path, query, _ := strings.Cut(path, "?")
+	r.URL.Opaque = "//" + s.http + path // bad encodings too
+	r.URL.RawQuery = query
 	upgrade := http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"},
 		"Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {"AAAAAAAAAAAAAAAAAAAAAA=="}}
+	for _, h := range []http.Header{upgrade, header} {
+		for k, v := range h {
+			r.Header[k] = v
+		}
+	}
+	answer, err := http.DefaultTransport.RoundTrip(r)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return answer
+}
+
+func TestRefusals(t *testing.T) {
+	s := startEdge(t, nil)
 	long := strings.Repeat("x", 10_240)
 	for _, c := range []struct {
 		name, path string
@@ -270,22 +292,7 @@ func TestRefusals(t *testing.T) {
 		{"key in the header", "/secret-app", basic("alice", "secret"), 101, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			r, err := http.NewRequest("GET", "http://"+s.http, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			path, query, _ := strings.Cut(c.path, "?")
-			r.URL.Opaque = "//" + s.http + path // as it is, bad encodings too
-			r.URL.RawQuery = query
-			for _, h := range []http.Header{upgrade, c.header} {
-				for k, v := range h {
-					r.Header[k] = v
-				}
-			}
-			answer, err := http.DefaultTransport.RoundTrip(r)
-			if err != nil {
-				t.Fatal(err)
-			}
+			answer := s.request(c.path, c.header)
 			defer func() { _ = answer.Body.Close() }()
 			if answer.StatusCode != c.status {
 				t.Errorf("status %s, want %d", answer.Status, c.status)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"strings"
@@ -237,4 +238,33 @@ func TestGroupsThatDifferInAnythingShareNoEvent(t *testing.T) {
 			t.Errorf("member %d (name %q) got %v, want %v", i, names[i/5], got[i], expect[i%5])
 		}
 	}
+}
+
+func TestGroupsThatAreRefused(t *testing.T) {
+	s := startEdge(t, func(cfg *config.Config) {
+		cfg.Edge.Limits.NewGroupsPerAddress, cfg.Edge.Limits.GroupsPerApplication = 2, 3
+	})
+	c := newCrowd(t)
+	refused := func(path string, header http.Header, status int, retry, body string) {
+		t.Helper()
+		answer := s.request(path, header)
+		defer func() { _ = answer.Body.Close() }()
+		text, _ := io.ReadAll(answer.Body)
+		if answer.StatusCode != status || answer.Header.Get("Retry-After") != retry || !strings.Contains(string(text), body) {
+			t.Errorf("%.60s: %s, Retry-After %q, %s", path, answer.Status, answer.Header.Get("Retry-After"), text)
+		}
+	}
+	refused("/open-app?group_id=", nil, 400, "", "Bad group_id")
+	refused("/open-app?group_id="+strings.Repeat("g", 129), nil, 400, "", "Bad group_id")
+	refused("/open-app?group_id=g&group_id=g", nil, 400, "", "twice")
+	refused("/open-app?group_id=g&device=d", nil, 400, "", "group_id cannot be combined")
+	refused("/open-app?group_id=g&since=earliest", nil, 400, "", "since")
+	c.add(0, s.dial("/open-app?group_id=1", nil))
+	c.add(0, s.dial("/open-app?group_id=2", nil))
+	c.add(0, s.dial("/open-app?group_id=1", nil)) // is none that is new
+	refused("/open-app?group_id=3", nil, 429, "3600", "Too many new groups from this address")
+	refused("/other-app?group_id=3", nil, 429, "3600", "Too many new groups from this address")
+	c.add(0, s.dial("/open-app?group_id=3", basic("alice", "secret")))
+	refused("/open-app?group_id=4", basic("alice", "secret"), 429, "60", "Too many groups of this application")
+	c.add(0, s.dial("/secret-app?group_id=4", basic("alice", "secret")))
 }

@@ -20,6 +20,8 @@ type limits struct {
 	full         prometheus.Counter // refusals by the limit of all sockets
 	often        prometheus.Counter // refusals by perSecond
 	header       prometheus.Counter // refusals by the size of headers
+	groups       prometheus.Counter // refusals by the number of an application's groups
+	newGroups    prometheus.Counter // refusals by the number of an address's new ones
 	perSecond    *rate.Limiter      // nil is off
 	addresses    quota[netip.Prefix]
 	users        quota[user]
@@ -38,6 +40,8 @@ func newLimits(l config.Limits, reg prometheus.Registerer) *limits {
 		full:         over("connections"),
 		often:        over("connections_per_second"),
 		header:       over("header_bytes"),
+		groups:       over("groups_per_application"),
+		newGroups:    over("new_groups_per_address"),
 		addresses:    newQuota[netip.Prefix](l.ConnectionsPerAddress, over("connections_per_address")),
 		users:        newQuota[user](l.ConnectionsPerUser, over("connections_per_user")),
 		applications: newQuota[string](l.ConnectionsPerApplication, over("connections_per_application")),

@@ -45,20 +45,32 @@ func newQuota(l config.Limits) *quota {
 
 // allow says why g, which does not exist yet, may not be made, or nil.
 func (h *Hub) allow(ctx context.Context, g *Group, address string) error {
-	if limit := h.quota.perApplication; limit > 0 {
-		n, fresh := h.quota.known(g.key.Application, time.Now())
-		if !fresh {
-			ctx, cancel := context.WithTimeout(ctx, namesTimeout)
-			defer cancel()
-			var err error
-			if n, err = h.count(ctx, g); err != nil {
-				return err
-			}
-		}
-		if !h.quota.add(g.key.Application, n, fresh, time.Now()) {
-			return fmt.Errorf("%w: %d", ErrTooManyGroups, n)
+	limit := h.quota.perApplication
+	if limit <= 0 {
+		return h.allowNew(g, address)
+	}
+	n, fresh := h.quota.known(g.key.Application, time.Now())
+	if !fresh {
+		ctx, cancel := context.WithTimeout(ctx, namesTimeout)
+		defer cancel()
+		var err error
+		if n, err = h.count(ctx, g); err != nil {
+			return err
 		}
 	}
+	if n >= limit {
+		return fmt.Errorf("%w: %d", ErrTooManyGroups, n)
+	}
+	if err := h.allowNew(g, address); err != nil {
+		return err
+	}
+	if !h.quota.add(g.key.Application, n, fresh, time.Now()) {
+		return fmt.Errorf("%w: %d", ErrTooManyGroups, limit) // others came at the same time
+	}
+	return nil
+}
+
+func (h *Hub) allowNew(g *Group, address string) error {
 	if g.key.Anonymous && !h.quota.newcomer(address, time.Now()) {
 		return ErrTooManyNew
 	}
