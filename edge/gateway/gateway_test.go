@@ -45,7 +45,9 @@ api_keys:
 // stack is an edge with the NATS server that it reads from.
 type stack struct {
 	t     *testing.T
-	nats  *natstest.Server
+	log   *zap.Logger
+	nats  *natstest.Server // nil in a cluster
+	url   string           // of NATS
 	js    jetstream.JetStream
 	http  string
 	admin string
@@ -55,7 +57,8 @@ type stack struct {
 	published int
 }
 
-// startEdge runs an edge until the test ends. change may be nil.
+// startEdge runs an edge, with a NATS server of its own, until the test ends. change may
+// be nil.
 func startEdge(t *testing.T, change func(*config.Config)) *stack {
 	t.Helper()
 	return startEdgeLogging(t, zaptest.NewLogger(t), change)
@@ -64,8 +67,46 @@ func startEdge(t *testing.T, change func(*config.Config)) *stack {
 // startEdgeLogging is startEdge with a log of its own.
 func startEdgeLogging(t *testing.T, log *zap.Logger, change func(*config.Config)) *stack {
 	t.Helper()
-	s := &stack{t: t, nats: natstest.Start(t), file: filepath.Join(t.TempDir(), "applications.yaml")}
-	s.js = natstest.Streams(t, s.nats.Connect(), shards)
+	server := natstest.Start(t)
+	s := &stack{t: t, log: log, nats: server, url: server.URL(), js: natstest.Streams(t, server.Connect(), shards)}
+	s.run(change)
+	return s
+}
+
+// onCluster runs an edge on each node of a cluster of three.
+func onCluster(t *testing.T, cluster *natstest.Cluster, change func(*config.Config)) []*stack {
+	t.Helper()
+	js := cluster.Streams(shards)
+	var edges []*stack
+	for i := range cluster.Nodes {
+		// Its own node first, the others when that is away.
+		urls := strings.Split(cluster.URL(), ",")
+		urls[0], urls[i] = urls[i], urls[0]
+		s := &stack{t: t, log: zaptest.NewLogger(t), url: urls[0], js: js}
+		s.run(func(cfg *config.Config) {
+			cfg.NATS.URL = strings.Join(urls, ",")
+			if change != nil {
+				change(cfg)
+			}
+		})
+		edges = append(edges, s)
+	}
+	return edges
+}
+
+// another runs one more edge on the same NATS.
+func (s *stack) another(change func(*config.Config)) *stack {
+	s.t.Helper()
+	o := &stack{t: s.t, log: s.log, nats: s.nats, url: s.url, js: s.js}
+	o.run(change)
+	return o
+}
+
+// run runs the edge until the test ends.
+func (s *stack) run(change func(*config.Config)) {
+	t := s.t
+	t.Helper()
+	s.file = filepath.Join(t.TempDir(), "applications.yaml")
 	if err := os.WriteFile(s.file, []byte(applications), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +114,7 @@ func startEdgeLogging(t *testing.T, log *zap.Logger, change func(*config.Config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.NATS.URL = s.nats.URL()
+	cfg.NATS.URL = s.url
 	cfg.HTTP.BindAddr, cfg.Runtime.Health.BindAddr = "127.0.0.1:0", "127.0.0.1:0"
 	cfg.Edge.ApplicationsFile = s.file
 	cfg.Edge.Drain = 100 * time.Millisecond
@@ -82,7 +123,7 @@ func startEdgeLogging(t *testing.T, log *zap.Logger, change func(*config.Config)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended, bound := make(chan error, 1), make(chan Addrs, 1)
-	go func() { ended <- Run(ctx, cfg, log, func(a Addrs) { bound <- a }) }()
+	go func() { ended <- Run(ctx, cfg, s.log, func(a Addrs) { bound <- a }) }()
 	select {
 	case a := <-bound:
 		s.http, s.admin = a.HTTP.String(), a.Health.String()
@@ -104,7 +145,6 @@ func startEdgeLogging(t *testing.T, log *zap.Logger, change func(*config.Config)
 		}
 	})
 	s.waitReady()
-	return s
 }
 
 func (s *stack) waitReady() {
@@ -165,9 +205,12 @@ func (s *stack) publishAs(id, application, channel string, n int) error {
 
 type received struct {
 	ID   string
+	Type string
 	Data struct {
 		App string
 		N   int
+
+		Reason, After, Before string // of a gap event
 	}
 	Cursor string
 }
