@@ -7,6 +7,8 @@ type outcome struct {
 	writes []write
 	events []*delivery // of all writes, end to end
 
+	repeated int // of these, how many some other member may have had
+
 	silent []*Member // did not answer; they are among ended too
 	ended  []*Member // nothing is written to them any more
 }

@@ -233,6 +233,7 @@ func (r *rotation) give(m *Member, d *delivery, now time.Duration) {
 	r.stats.given++
 	if d.given {
 		r.stats.returned++
+		r.done.repeated++
 	}
 	d.given, d.ping = true, 0
 	m.flight.push(d)

@@ -114,6 +114,7 @@ func (w *worker) carryOut(g *Group) {
 	g.answer(o.progress, progressText)
 	stats.acknowledged.Add(float64(len(o.acks)))
 	stats.refused.Add(float64(len(o.naks) + len(o.later)))
+	stats.repeated.Add(float64(o.repeated))
 	for i := range o.writes {
 		w.write(g, &o.writes[i])
 	}
