@@ -97,7 +97,7 @@ func onCluster(t *testing.T, cluster *natstest.Cluster, change func(*config.Conf
 // another runs one more edge on the same NATS.
 func (s *stack) another(change func(*config.Config)) *stack {
 	s.t.Helper()
-	o := &stack{t: s.t, log: s.log, nats: s.nats, url: s.url, js: s.js}
+	o := &stack{t: s.t, log: s.log, nats: s.nats, url: s.url, js: s.js, published: s.published}
 	o.run(change)
 	return o
 }

@@ -35,6 +35,7 @@ const (
 // sight is what the edge saw of a consumer last.
 type sight struct {
 	at      time.Duration
+	created time.Time     // when the consumer was made
 	floor   uint64        // stream sequence up to which everything was acknowledged
 	behind  bool          // events waited in the stream
 	missing uint64        // the oldest event of the application when a gap was told last
@@ -157,14 +158,18 @@ func (h *Hub) want(g *Group, start jetstream.ConsumerConfig) jetstream.ConsumerC
 func (h *Hub) see(ctx context.Context, g *Group, info *jetstream.ConsumerInfo, check bool) error {
 	g.mu.Lock()
 	seen := g.seen
-	seen.at, seen.failing = h.now(), 0
+	seen.at, seen.failing, seen.created = h.now(), 0, info.Created
 	seen.floor, seen.behind = max(seen.floor, info.AckFloor.Stream), info.NumPending > 0
 	g.seen = seen
 	g.mu.Unlock()
-	if !check || info.NumPending == 0 && info.NumAckPending == 0 || info.AckFloor.Stream == 0 {
+	if !check || info.AckFloor.Stream == 0 {
 		return nil
 	}
 	oldest, err := h.oldest(ctx, g)
+	if err == nil && oldest == 0 {
+		// Nothing is left of the application: nobody can tell whose events stood there.
+		_, oldest, err = h.streamOf(ctx, g)
+	}
 	if err != nil || oldest <= info.AckFloor.Stream+1 || oldest == seen.missing {
 		return err
 	}
@@ -173,6 +178,20 @@ func (h *Hub) see(ctx context.Context, g *Group, info *jetstream.ConsumerInfo, c
 	g.mu.Unlock()
 	h.tell(g, event.GapRetention, info.AckFloor.Stream, oldest)
 	return nil
+}
+
+// streamOf says which stream the group's is now, and the sequence of its oldest event.
+func (h *Hub) streamOf(ctx context.Context, g *Group) (log event.Log, first uint64, err error) {
+	err = h.request(ctx, func(ctx context.Context) error {
+		s, err := h.js.Stream(ctx, g.subject.stream)
+		if err != nil {
+			return fmt.Errorf("ask for stream %s: %w", g.subject.stream, err)
+		}
+		info := s.CachedInfo()
+		log, first = event.LogOf(info.Created), max(1, info.State.FirstSeq)
+		return nil
+	})
+	return log, first, err
 }
 
 // tell says to the group's next member that events may be missing between two sequences.

@@ -79,7 +79,7 @@ func (g *Group) receive(msg *nats.Msg) {
 	if meta.NumDelivered > 1 {
 		g.hub.stats.redelivered.Inc()
 	}
-	d := &delivery{seq: meta.Sequence.Stream, data: msg.Data, reply: msg.Reply, appended: appended(msg.Header)}
+	d := &delivery{seq: meta.Sequence.Stream, stored: meta.Timestamp.UnixNano(), data: msg.Data, reply: msg.Reply, appended: appended(msg.Header)}
 	skip := !g.key.wants(msg.Header)
 	if n := len(d.data); !skip && (n < len(`{"a":0}`) || d.data[0] != '{' || d.data[n-1] != '}') {
 		g.hub.stats.faults.Inc()

@@ -102,7 +102,7 @@ func (h *Hub) due() []*Group {
 // isOpen says whether opening has succeeded. mu is held.
 func (g *Group) isOpen() bool { return g.logID.Load() != 0 }
 
-// look sees to it that the group's consumer is there.
+// look sees to it that the group's consumer is there, and the one that it knows.
 func (h *Hub) look(ctx context.Context, g *Group) {
 	info, err := h.inspect(ctx, g)
 	switch {
@@ -110,9 +110,14 @@ func (h *Hub) look(ctx context.Context, g *Group) {
 		err = h.makeAgain(ctx, g)
 	case err == nil:
 		g.mu.Lock()
-		behind := g.seen.behind
+		seen := g.seen
 		g.mu.Unlock()
-		err = h.see(ctx, g, info, behind) // one that is not may have been quiet for longer than the log's age
+		if !info.Created.Equal(seen.created) { // another edge has made it again
+			if _, _, err = h.identify(ctx, g); err != nil {
+				break
+			}
+		}
+		err = h.see(ctx, g, info, seen.behind) // one that is not may have been quiet for longer than the log's age
 	default:
 		h.missed(ctx, g)
 	}
@@ -122,35 +127,40 @@ func (h *Hub) look(ctx context.Context, g *Group) {
 	}
 }
 
+// identify forgets what g knows of its stream if that is another one now, and gives the
+// sequence of its oldest event.
+func (h *Hub) identify(ctx context.Context, g *Group) (another bool, first uint64, err error) {
+	log, first, err := h.streamOf(ctx, g)
+	if err != nil || log == g.log() {
+		return false, first, err
+	}
+	g.mu.Lock()
+	g.rotation.restart()
+	g.seen = sight{}
+	g.logID.Store(uint64(log))
+	g.schedule()
+	return true, first, nil
+}
+
 // makeAgain makes a consumer that is gone: where it stopped, as far as this edge knows, or
 // from the beginning if the stream is another one.
 func (h *Hub) makeAgain(ctx context.Context, g *Group) error {
-	stream, err := h.js.Stream(ctx, g.subject.stream)
+	another, first, err := h.identify(ctx, g)
 	if err != nil {
 		return err
 	}
-	log := event.LogOf(stream.CachedInfo().Created)
+	if another {
+		h.tell(g, event.GapLog, 0, first) // before its events can come
+	}
 	g.mu.Lock()
 	floor := g.seen.floor
 	g.mu.Unlock()
-	start := jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: floor + 1}
-	another := log != g.log()
-	if another {
-		start = jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverAllPolicy}
-		g.mu.Lock()
-		g.rotation.restart()
-		g.seen = sight{}
-		g.logID.Store(uint64(log))
-		g.schedule()
-	}
-	info, err := h.create(ctx, g, start)
+	info, err := h.create(ctx, g, jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: floor + 1})
 	if err != nil {
 		return err
 	}
 	h.stats.remade.Inc()
-	h.log.Warn("a group's consumer was gone and is made again", zap.Stringer("group", g.key), zap.Bool("other stream", another))
-	if another {
-		h.tell(g, event.GapLog, 0, stream.CachedInfo().State.FirstSeq)
-	}
+	h.log.Warn("a group's consumer was gone and is made again", zap.Stringer("group", g.key),
+		zap.Bool("other stream", another), zap.Uint64("after", floor))
 	return h.see(ctx, g, info, !another)
 }

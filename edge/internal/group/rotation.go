@@ -44,6 +44,7 @@ type limits struct {
 // delivery is one event on its way to a member.
 type delivery struct {
 	seq      uint64 // in the stream
+	stored   int64  // when the stream took it: tells events of the same sequence in two streams apart
 	data     []byte // JSON as the log holds it
 	appended int64  // to Kafka, ms since 1970, 0 if unknown
 	reply    string // where it is acknowledged; empty for a notice of the edge's own
@@ -133,7 +134,12 @@ func (r *rotation) exit(m *Member, now time.Duration) {
 // take accepts an event, or refuses it if nobody could get it or there is no room.
 func (r *rotation) take(d *delivery, now time.Duration) {
 	d.came, d.lease, d.sure = now, now+r.limits.ackWait, now+r.limits.ackWait
-	if old := r.held[d.seq]; old != nil {
+	old := r.held[d.seq]
+	if old != nil && old.stored != d.stored {
+		r.restart() // another edge has found that the stream was made anew
+		old = nil
+	}
+	if old != nil {
 		// JetStream gave up waiting, or has a new leader that does not know: it is here.
 		old.reply, old.lease, old.sure = d.reply, d.lease, d.sure
 		r.stats.repeated++
@@ -312,7 +318,7 @@ func (r *rotation) pong(m *Member, counter uint64, now time.Duration) {
 		m.flight.pop()
 		m.bytes -= len(d.data)
 		r.forget(d)
-		if d.reply != "" {
+		if d.reply != "" && !d.void { // a new stream has another event with the sequence of a void one
 			r.done.acks = append(r.done.acks, d.reply)
 		}
 	}
