@@ -3,7 +3,6 @@ package gateway
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"math"
 	"slices"
 	"testing"
@@ -54,54 +53,95 @@ func lead(t *testing.T, js jetstream.JetStream, stream, consumer, node string) {
 	}
 }
 
-// TestMembersSpreadOverEdgesOfAClusterGetEqualShares fails by chance in fewer than one of
-// 100,000 runs: with edges of 5, 2 and 1 members, an edge's number of events is binomial,
-// and the statistic over the three edges has two degrees of freedom, so that its p is
-// exp(-x/2). Each of the three rounds fails at p < 1e-6 and at 6σ (2e-9 for each edge).
+// spread is how many members each edge has.
+var spread = []int{5, 2, 1}
+
+// shares are what members got of some events, edge by edge.
+type shares []int
+
+// expectEven fails by chance in fewer than one of 300,000 calls: an edge's number of
+// events is binomial, and the statistic over the three edges has two degrees of freedom,
+// so that its p is exp(-x/2). It fails at p < 1e-6, and at 6σ (2e-9 for each edge).
+func (s shares) expectEven(t *testing.T, what string) {
+	t.Helper()
+	const hopeless, sigmas = 1e-6, 6.0
+	total, chi, worst := 0, 0.0, 0.0
+	for _, n := range s {
+		total += n
+	}
+	first := 0
+	for _, members := range spread {
+		mine := s[first : first+members]
+		first += members
+		n := 0
+		for _, share := range mine {
+			n += share
+		}
+		p, all := float64(members)/float64(len(s)), float64(total)
+		off := float64(n) - p*all
+		chi += off * off / (p * all)
+		worst = max(worst, math.Abs(off)/math.Sqrt(all*p*(1-p)))
+		if most, least := slices.Max(mine), slices.Min(mine); most > least+1 {
+			t.Errorf("%s: members of one edge got %v", what, mine)
+		}
+	}
+	p := math.Exp(-chi / 2)
+	t.Logf("%s: members got %v of %d events, worst %.2fσ, chi-square %.2f, p = %.4f", what, []int(s), total, worst, chi, p)
+	if p < hopeless || worst > sigmas {
+		t.Errorf("%s: edges of %v members got uneven shares", what, spread)
+	}
+}
+
 func TestMembersSpreadOverEdgesOfAClusterGetEqualShares(t *testing.T) {
-	const events, hopeless, sigmas = 16_000, 1e-6, 6.0
-	spread := []int{5, 2, 1}
+	const events, atOnce, tries = 8_000, 200, 5
 	cluster := natstest.StartCluster(t)
 	edges := onCluster(t, cluster, nil)
 	l := newLedger(t)
-	var edgeOf []int
-	for e, members := range spread {
-		for range members {
-			l.add(len(edgeOf), edges[e].dial("/open-app?group_id=g", nil))
-			edgeOf = append(edgeOf, e)
+	members := 0
+	for e, n := range spread {
+		for range n {
+			l.add(members, edges[e].dial("/open-app?group_id=g", nil))
+			members++
 		}
+	}
+	slow := func() (n float64) {
+		for _, e := range edges {
+			n += e.metric("canopy_edge_group_slow_total")
+		}
+		return n
 	}
 	s := edges[0]
 	g := s.awaitGroup("g", "it is there", func(g group.Status) bool { return g.Members == spread[0] })
 	stream := subject.Stream(subject.Shard("open-app", shards))
-	before := make([]int, len(edgeOf))
-	for round, node := range []string{"node-0", "node-1", "node-2"} {
+	before, published := make(shares, members), 0
+	round := func() (got shares) {
+		for range events / atOnce { // so that no member waits long behind others on a busy machine
+			s.publishMany("open-app", "", published, atOnce)
+			published += atOnce
+			l.await(published)
+		}
+		got = make(shares, members)
+		for m := range got {
+			got[m] = l.share(m) - before[m]
+			before[m] += got[m]
+		}
+		return got
+	}
+	for _, node := range []string{"node-0", "node-1", "node-2"} {
 		lead(t, s.js, stream, g.Consumer, node)
-		s.publishMany("open-app", "", round*events, events)
-		l.await((round + 1) * events)
-		if _, repeats := l.counts(); repeats != 0 {
-			t.Fatalf("%d events came again", repeats)
+		for try := range tries {
+			was := slow()
+			got := round()
+			// A member that the machine keeps waiting for 250 ms is passed over, rightly.
+			if slow() == was || try == tries-1 {
+				got.expectEven(t, node+" leads")
+				break
+			}
 		}
-		share, perEdge := make([]int, len(edgeOf)), make([]int, len(spread))
-		for m, e := range edgeOf {
-			share[m] = l.share(m) - before[m]
-			before[m] += share[m]
-			perEdge[e] += share[m]
-		}
-		chi, worst := 0.0, 0.0
-		for e, n := range perEdge {
-			p := float64(spread[e]) / float64(len(edgeOf))
-			off := float64(n) - p*events
-			chi += off * off / (p * events)
-			worst = max(worst, math.Abs(off)/math.Sqrt(events*p*(1-p)))
-		}
-		p := math.Exp(-chi / 2)
-		t.Logf("%s leads: members got %v, edges %v, worst %.2fσ, chi-square %.2f, p = %.4f", node, share, perEdge, worst, chi, p)
-		if p < hopeless || worst > sigmas {
-			t.Errorf("with %s leading, edges of %v members got %v", node, spread, perEdge)
-		}
-		if most, least := slices.Max(share[:spread[0]]), slices.Min(share[:spread[0]]); most > least+1 {
-			t.Errorf("members of one edge got %v", fmt.Sprint(share[:spread[0]]))
-		}
+	}
+	_, repeats := l.counts()
+	t.Logf("%d events came again, as leaders changed", repeats)
+	if repeats > len(cluster.Nodes)*groupWindow {
+		t.Errorf("%d events came again, more than were in flight", repeats)
 	}
 }

@@ -152,12 +152,20 @@ func TestMembersOfOneEdgeGetEqualShares(t *testing.T) {
 			for member := range members {
 				c.add(member, s.dial("/open-app?group_id=g", nil))
 			}
-			s.publishMany("open-app", "", 0, events)
-			share, seen := make([]int, members), make([]int, events)
-			for range events {
-				r := c.next()
-				share[r.member]++
-				seen[r.Data.N]++
+			var share, seen []int
+			for try := range 10 {
+				// A member that the machine keeps waiting for 250 ms is passed over, rightly.
+				slow := s.metric("canopy_edge_group_slow_total")
+				s.publishMany("open-app", "", try*events, events)
+				share, seen = make([]int, members), make([]int, events)
+				for range events {
+					r := c.next()
+					share[r.member]++
+					seen[r.Data.N-try*events]++
+				}
+				if s.metric("canopy_edge_group_slow_total") == slow {
+					break
+				}
 			}
 			for n, times := range seen {
 				if times != 1 {

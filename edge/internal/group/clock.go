@@ -60,6 +60,7 @@ func (r *rotation) look(m *Member, now time.Duration) {
 	case silence >= slowAfter && m.state == ready:
 		r.exit(m, now)
 		m.state = slow
+		r.done.slowed++
 	}
 }
 

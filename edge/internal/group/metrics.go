@@ -8,11 +8,11 @@ import (
 
 // metrics count what groups do. Their names begin with canopy_edge_group.
 type metrics struct {
-	writes, deliveries, bytes                       prometheus.Counter
-	acknowledged, refused, redelivered, repeated    prometheus.Counter
-	silent, faults, foreign, unanswered, lookErrors prometheus.Counter
-	created, remade, gaps                           prometheus.Counter
-	age                                             prometheus.Histogram
+	writes, deliveries, bytes                               prometheus.Counter
+	acknowledged, refused, redelivered, repeated            prometheus.Counter
+	slowed, silent, faults, foreign, unanswered, lookErrors prometheus.Counter
+	created, remade, gaps                                   prometheus.Counter
+	age                                                     prometheus.Histogram
 }
 
 func newMetrics(reg prometheus.Registerer, h *Hub) *metrics {
@@ -40,6 +40,7 @@ func newMetrics(reg prometheus.Registerer, h *Hub) *metrics {
 		refused:      counter("refused_total", "Events handed back to JetStream, because no member could take them."),
 		redelivered:  counter("redelivered_total", "Events that JetStream has sent again."),
 		repeated:     counter("repeated_total", "Events written to a second member, because the first one did not acknowledge."),
+		slowed:       counter("slow_total", "Times that a member owed an acknowledgement for 250 ms and was passed over until it gave one."),
 		silent:       counter("silent_total", "Members dropped because they acknowledged nothing."),
 		faults:       counter("faulty_events_total", "Stored messages that are no events."),
 		foreign:      counter("foreign_messages_total", "Messages on our subjects that no consumer had sent."),

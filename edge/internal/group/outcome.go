@@ -8,6 +8,7 @@ type outcome struct {
 	events []*delivery // of all writes, end to end
 
 	repeated int // of these, how many some other member may have had
+	slowed   int // members that were found slow
 
 	silent []*Member // did not answer; they are among ended too
 	ended  []*Member // nothing is written to them any more
@@ -28,7 +29,7 @@ func (o *outcome) add(m *Member, events []*delivery, ping uint64) {
 }
 
 func (o *outcome) empty() bool {
-	return len(o.acks)+len(o.naks)+len(o.later)+len(o.progress)+len(o.writes)+len(o.silent)+len(o.ended) == 0
+	return len(o.acks)+len(o.naks)+len(o.later)+len(o.progress)+len(o.writes)+len(o.silent)+len(o.ended)+o.slowed == 0
 }
 
 // reset gives an empty outcome that keeps o's memory, unless it is much.

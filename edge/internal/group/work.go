@@ -115,6 +115,7 @@ func (w *worker) carryOut(g *Group) {
 	stats.acknowledged.Add(float64(len(o.acks)))
 	stats.refused.Add(float64(len(o.naks) + len(o.later)))
 	stats.repeated.Add(float64(o.repeated))
+	stats.slowed.Add(float64(o.slowed))
 	for i := range o.writes {
 		w.write(g, &o.writes[i])
 	}
