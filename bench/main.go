@@ -23,11 +23,12 @@ import (
 	"canopy/bench/drain"
 	"canopy/bench/floor"
 	"canopy/bench/load"
+	"canopy/bench/peer"
 	"canopy/bench/under"
 )
 
 // known are the rows that can be measured.
-var known = []string{"1", "2", "4", "6"}
+var known = []string{"1", "2", "4", "6", "7"}
 
 // options are the command line's flags.
 type options struct {
@@ -39,6 +40,7 @@ type options struct {
 	floorBurst int
 	clients    int
 	stall      stallOptions
+	group      groupOptions
 	rows       string
 	edge       string
 	out        string
@@ -66,6 +68,7 @@ func main() {
 var children = map[string]func(io.Reader, io.Writer) error{
 	drain.Command:     drain.Serve,
 	floor.Command:     floor.Serve,
+	peer.Command:      peer.Serve,
 	under.NATSCommand: under.ServeNATS,
 }
 
@@ -92,6 +95,8 @@ func parse(args []string) (options, error) {
 	flags.IntVar(&o.stall.burst, "stall-burst", 1_000, "`events` before each phase of row 6, all at once, that fill the stalled sockets' buffers")
 	flags.Float64Var(&o.stall.rate, "rate", 5, "`events` per second of row 6, evenly")
 	flags.DurationVar(&o.stall.phase, "phase", 8*time.Second, "`time` that each phase of row 6 is measured for")
+	flags.IntVar(&o.group.members, "group-members", 8, "`members` of the group of row 7, and subscriptions of its peer")
+	flags.IntVar(&o.group.events, "group-events", 60_000, "`events` per round of row 7, which wait when the members come")
 	flags.StringVar(&o.rows, "rows", strings.Join(known, ","), "`rows` to measure, separated by commas")
 	flags.StringVar(&o.edge, "edge", "", "`path` of a canopy-edge to measure; empty builds bin/canopy-edge")
 	flags.StringVar(&o.out, "out", "bench/RESULTS.md", "`file` for the results; - is standard output")
@@ -117,7 +122,7 @@ func (o options) check() error {
 	if o.sockets < o.clients {
 		errs = append(errs, errors.New("-sockets: expected one per client process at least"))
 	}
-	errs = append(errs, o.stall.check(o.clients))
+	errs = append(errs, o.stall.check(o.clients), o.group.check(o.clients))
 	if err := load.CheckSize(o.size); err != nil {
 		errs = append(errs, fmt.Errorf("-size: %w", err))
 	}

@@ -52,6 +52,13 @@ func measure(ctx context.Context, o options) (rows []report.Row, err error) {
 		}
 		rows = append(rows, row)
 	}
+	if o.wants("7") {
+		row, err := rowSeven(ctx, o)
+		if err != nil {
+			return nil, fmt.Errorf("row 7: %w", err)
+		}
+		rows = append(rows, row)
+	}
 	return rows, nil
 }
 

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -37,6 +38,10 @@ type Config struct {
 	// First is the counter that every socket must see first; a later one is a hole.
 	// 0 takes whatever comes first.
 	First uint64 `json:"first,omitempty"`
+
+	// Shared says that sockets share the events, as members of a group do: each event
+	// must come to one of them, and each socket's numbers only go up.
+	Shared bool `json:"shared,omitempty"`
 
 	// Concurrency is how many handshakes are under way at once. 0 means 64.
 	Concurrency int `json:"concurrency,omitempty"`
@@ -66,7 +71,7 @@ type Fleet struct {
 	mu      sync.Mutex // guards everything below, and is held while ready sockets are read
 	sockets []socket
 	seen    Snapshot
-	hint    int // where the counter stood in the event before
+	numbers Counter
 	buf     []byte
 	spare   [][]byte // for the beginnings of frames, used again
 }
@@ -94,6 +99,9 @@ func Dial(ctx context.Context, cfg Config) (*Fleet, error) {
 		sockets: make([]socket, cfg.Sockets),
 		buf:     make([]byte, readBuffer),
 		seen:    Snapshot{Closes: map[int]uint64{}, Reasons: map[int]string{}},
+	}
+	if cfg.Shared {
+		f.seen.Numbers = &Numbers{}
 	}
 	for i := range f.sockets {
 		f.sockets[i] = socket{fd: -1, seq: sequence{next: cfg.First}}
@@ -180,6 +188,9 @@ func (f *Fleet) Snapshot() Snapshot {
 	defer f.mu.Unlock()
 	s := f.seen
 	s.Closes, s.Reasons = maps.Clone(s.Closes), maps.Clone(s.Reasons)
+	if s.Numbers != nil {
+		s.Numbers = &Numbers{First: s.Numbers.First, Words: slices.Clone(s.Numbers.Words)}
+	}
 	return s
 }
 
@@ -209,6 +220,9 @@ func (f *Fleet) Reset() {
 	f.seen = Snapshot{
 		Sockets: f.seen.Sockets, Open: f.seen.Open, Stalled: f.seen.Stalled,
 		Closes: map[int]uint64{}, Reasons: map[int]string{},
+	}
+	if f.cfg.Shared {
+		f.seen.Numbers = &Numbers{}
 	}
 	for i := range f.sockets {
 		f.sockets[i].seq.missing = nil

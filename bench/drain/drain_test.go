@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -242,5 +243,35 @@ func TestResetKeepsEachSocketsPlace(t *testing.T) {
 	close(goOn)
 	if s := await(t, f, func(s Snapshot) bool { return s.Events == 1 }); s.Holes != 1 {
 		t.Errorf("%d holes", s.Holes)
+	}
+}
+
+func TestSharedEventsComeToOneSocketEach(t *testing.T) {
+	for name, test := range map[string]struct {
+		sockets           [][]int
+		repeats, reorders uint64
+		missing           uint64 // of 1 to 6
+	}{
+		"split":             {sockets: [][]int{{1, 4, 5}, {2, 3, 6}}},
+		"one lost":          {sockets: [][]int{{1, 5}, {2, 3, 6}}, missing: 1},
+		"to both":           {sockets: [][]int{{1, 4, 5}, {2, 3, 4, 6}}, repeats: 1},
+		"twice to one":      {sockets: [][]int{{1, 4, 4, 5}, {2, 3, 6}}, repeats: 1},
+		"out of order":      {sockets: [][]int{{1, 5, 4}, {2, 3, 6}}, reorders: 1},
+		"all of one socket": {sockets: [][]int{{1, 2, 3, 4, 5, 6}, {}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var next atomic.Int32
+			cfg := Config{Sockets: len(test.sockets), Shared: true, URL: serve(t, func(ctx context.Context, c *websocket.Conn) {
+				sendNumbers(t, test.sockets[next.Add(1)-1]...)(ctx, c)
+			})}
+			events := uint64(0)
+			for _, numbers := range test.sockets {
+				events += uint64(len(numbers))
+			}
+			s := await(t, open(t, cfg), func(s Snapshot) bool { return s.Events == events })
+			if s.Repeats != test.repeats || s.Reorders != test.reorders || 6-s.Numbers.Len(1, 6) != test.missing {
+				t.Errorf("repeats %d, reorders %d, %d came: %v", s.Repeats, s.Reorders, s.Numbers.Len(1, 6), s.Fault())
+			}
+		})
 	}
 }

@@ -46,16 +46,12 @@ func (f *Fleet) frame(s *socket, first byte, payload []byte, now time.Time) {
 
 // event counts one text message and checks its number.
 func (f *Fleet) event(s *socket, payload []byte, now time.Time) {
-	i := f.hint // events of one run look alike
-	if i+len(numberKey) > len(payload) || !bytes.Equal(payload[i:i+len(numberKey)], numberKey) {
-		if i = bytes.Index(payload, numberKey); i < 0 {
-			f.seen.Others++
-			return
-		}
-		f.hint = i
-	}
-	n, rest := number(payload[i+len(numberKey):])
-	if n == 0 {
+	n, rest := f.numbers.Read(payload)
+	switch {
+	case rest == nil:
+		f.seen.Others++
+		return
+	case n == 0:
 		f.seen.BadNumber++
 		return
 	}
@@ -64,7 +60,11 @@ func (f *Fleet) event(s *socket, payload []byte, now time.Time) {
 		f.seen.First = now
 	}
 	f.seen.Last = now
-	s.seq.see(n, &f.seen)
+	if f.cfg.Shared {
+		s.seq.share(n, f.seen.Numbers, &f.seen)
+	} else {
+		s.seq.see(n, &f.seen)
+	}
 	if !bytes.HasPrefix(rest, timeKey) {
 		return
 	}
@@ -76,6 +76,22 @@ func (f *Fleet) event(s *socket, payload []byte, now time.Time) {
 	f.seen.Latency.Record(time.Duration(now.UnixNano() - int64(at)))
 }
 
+// Counter reads events' counters. It is for one goroutine.
+type Counter struct{ hint int } // where the counter stood in the event before
+
+// Read gives the counter of an event in JSON, 0 if it cannot be read, and what stands
+// behind it, nil if there is no counter.
+func (c *Counter) Read(payload []byte) (n uint64, rest []byte) {
+	i := c.hint // events of one run look alike
+	if i+len(numberKey) > len(payload) || !bytes.Equal(payload[i:i+len(numberKey)], numberKey) {
+		if i = bytes.Index(payload, numberKey); i < 0 {
+			return 0, nil
+		}
+		c.hint = i
+	}
+	return number(payload[i+len(numberKey):])
+}
+
 // number reads the decimal digits that b begins with; 0 if there are none.
 func number(b []byte) (n uint64, rest []byte) {
 	for i, c := range b {
@@ -84,7 +100,7 @@ func number(b []byte) (n uint64, rest []byte) {
 		}
 		n = 10*n + uint64(c-'0')
 	}
-	return n, nil
+	return n, b[len(b):]
 }
 
 // closing counts the server's close frame and answers it. The connection stays until

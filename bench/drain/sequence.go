@@ -36,6 +36,19 @@ func (s *sequence) see(n uint64, c *Snapshot) {
 	}
 }
 
+// share is see for a socket that gets only some of the events: all holds what any of
+// those that share them has had.
+func (s *sequence) share(n uint64, all *Numbers, c *Snapshot) {
+	if !all.Add(n) {
+		c.Repeats++
+		return
+	}
+	if n < s.next {
+		c.Reorders++
+	}
+	s.next = max(s.next, n+1)
+}
+
 // fill takes n out of what is missing. It is false if n was not missing.
 func (s *sequence) fill(n uint64) bool {
 	for i, m := range s.missing {

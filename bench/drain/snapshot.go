@@ -34,6 +34,8 @@ type Snapshot struct {
 	Malformed uint64 `json:"malformed"`  // sockets ended because the server broke RFC 6455, or fragmented
 	BadNumber uint64 `json:"bad_number"` // messages whose counter or time could not be read
 
+	Numbers *Numbers `json:"numbers,omitempty"` // that have come, if sockets share events
+
 	Closes  map[int]uint64 `json:"closes"`  // sockets by close code
 	Reasons map[int]string `json:"reasons"` // by close code, the reason of the last socket that it closed
 
@@ -79,6 +81,12 @@ func (s *Snapshot) Add(o *Snapshot) {
 	s.Reorders += o.Reorders
 	s.Malformed += o.Malformed
 	s.BadNumber += o.BadNumber
+	if o.Numbers != nil {
+		if s.Numbers == nil {
+			s.Numbers = &Numbers{}
+		}
+		s.Repeats += s.Numbers.Merge(o.Numbers)
+	}
 	if s.Closes == nil {
 		s.Closes, s.Reasons = map[int]uint64{}, map[int]string{}
 	}

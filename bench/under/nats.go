@@ -98,6 +98,9 @@ func StartNATS(store string) (*NATS, error) {
 // URL is where clients connect.
 func (n *NATS) URL() string { return n.url }
 
+// PID is the process's number.
+func (n *NATS) PID() int { return n.process.PID() }
+
 // Counts asks the server about its connections.
 func (n *NATS) Counts() (c NATSCounts, err error) {
 	err = n.process.Ask(natsQuestion{Do: "counts"}, &c)
