@@ -47,6 +47,7 @@ type drainer struct {
 	name     string
 	consumer string // in JetStream
 	pid      int
+	clients  func() []int // processes of the members, if they are others
 	open     func() error
 	seen     func() (drain.Snapshot, error)
 	close    func() error
@@ -59,6 +60,7 @@ type drained struct {
 	whole   time.Duration // the same from before the members came
 	cpu     time.Duration // of the drainer's process
 	natsCPU time.Duration
+	clients time.Duration // CPU of the members' processes, their opening included
 }
 
 func (d drained) rate() float64 { return float64(d.seen.Events) / d.took.Seconds() }
@@ -111,8 +113,9 @@ func (d *duel) contestants(ctx context.Context) (both [2]drainer, cfg jetstream.
 			}, d.opts.clients, openPatience)
 			return err
 		},
-		seen:  func() (drain.Snapshot, error) { return crew.Snapshot() },
-		close: func() error { return crew.Stop() },
+		clients: func() []int { return crew.PIDs() },
+		seen:    func() (drain.Snapshot, error) { return crew.Snapshot() },
+		close:   func() error { return crew.Stop() },
 	}
 	if err := errors.Join(group.open(), group.close()); err != nil {
 		return both, cfg, err
@@ -142,7 +145,8 @@ func (d *duel) contestants(ctx context.Context) (both [2]drainer, cfg jetstream.
 		open: func() error {
 			return d.peer.Open(peer.Config{NATS: d.nats.URL(), Deliver: same.DeliverSubject, Queue: same.DeliverGroup, Members: d.opts.group.members})
 		},
-		seen: d.peer.Report, close: d.peer.Close,
+		clients: func() []int { return nil },
+		seen:    d.peer.Report, close: d.peer.Close,
 	}
 	return [2]drainer{group, bare}, cfg, nil
 }
@@ -211,6 +215,13 @@ func (d *duel) drain(ctx context.Context, who drainer, first, last uint64) (got 
 			return got, err
 		}
 		*p.used = after - p.before
+	}
+	for _, pid := range who.clients() {
+		used, err := usage.CPU(pid)
+		if err != nil {
+			return got, err
+		}
+		got.clients += used
 	}
 	return got, nil
 }
@@ -299,16 +310,17 @@ func rowSevenResults(o options, both [2]drainer, rounds [2][]drained, cfg jetstr
 		row.Results = append(row.Results,
 			report.Result{Name: c.name, Values: values(i, drained.rate), Unit: "events/s"},
 			report.Result{Name: c.name + ", CPU of its process per event", Values: values(i, func(r drained) float64 { return each(r.cpu, r.seen.Events) }), Unit: "µs", Digits: 2},
+			report.Result{Name: c.name + ", CPU of the clients' processes per event", Values: values(i, func(r drained) float64 { return each(r.clients, r.seen.Events) }), Unit: "µs", Digits: 2},
 			report.Result{Name: c.name + ", CPU of NATS per event", Values: values(i, func(r drained) float64 { return each(r.natsCPU, r.seen.Events) }), Unit: "µs", Digits: 2})
 	}
-	row.Head = []string{"round", "contestant", "events", "seconds", "seconds with opening", "events/s", "bytes received", "reads", "Pings answered", "CPU seconds", "CPU seconds of NATS"}
+	row.Head = []string{"round", "contestant", "events", "seconds", "seconds with opening", "events/s", "bytes received", "reads", "Pings answered", "CPU seconds", "CPU seconds of clients", "CPU seconds of NATS"}
 	for round := range rounds[0] {
 		for i, c := range both {
 			r := rounds[i][round]
 			row.Raw = append(row.Raw, []string{
 				strconv.Itoa(round + 1), c.name, report.Count(r.seen.Events), fmt.Sprintf("%.3f", r.took.Seconds()), fmt.Sprintf("%.3f", r.whole.Seconds()),
 				report.Count(uint64(r.rate())), report.Count(r.seen.Bytes), report.Count(r.seen.Reads), report.Count(r.seen.Pings),
-				fmt.Sprintf("%.3f", r.cpu.Seconds()), fmt.Sprintf("%.3f", r.natsCPU.Seconds()),
+				fmt.Sprintf("%.3f", r.cpu.Seconds()), fmt.Sprintf("%.3f", r.clients.Seconds()), fmt.Sprintf("%.3f", r.natsCPU.Seconds()),
 			})
 		}
 	}

@@ -176,6 +176,14 @@ func (c *Crew) Resume() error {
 	return c.each(func(_ int, p *child.Process) error { return p.Ask(question{Do: "resume"}, nil) })
 }
 
+// PIDs are the processes' numbers.
+func (c *Crew) PIDs() (list []int) {
+	for _, p := range c.processes {
+		list = append(list, p.PID())
+	}
+	return list
+}
+
 // Stop cuts all sockets off and ends the processes.
 func (c *Crew) Stop() error {
 	return c.each(func(_ int, p *child.Process) error { return p.Stop() })
