@@ -22,7 +22,7 @@ func (a *admission) attach(ctx context.Context, r *http.Request, to target, s *s
 	var err error
 	what := "The event log is not available"
 	if to.group == nil {
-		err = a.hub.Attach(ctx, to.application, to.filter, s, &s.Reader)
+		err = a.hub.Attach(ctx, to.application, to.filter, to.since, s, &s.Reader)
 	} else {
 		what = "The group is not available"
 		s.Member, err = a.groups.Join(ctx, to.key(s.Principal()), network(a.clientAddress(r)).String(), s)

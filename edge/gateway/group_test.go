@@ -265,7 +265,7 @@ func TestGroupsThatAreRefused(t *testing.T) {
 	refused("/open-app?group_id=", nil, 400, "", "Bad group_id")
 	refused("/open-app?group_id="+strings.Repeat("g", 129), nil, 400, "", "Bad group_id")
 	refused("/open-app?group_id=g&group_id=g", nil, 400, "", "twice")
-	refused("/open-app?group_id=g&device=d", nil, 400, "", "group_id cannot be combined")
+	refused("/open-app?group_id=g&device=d", nil, 400, "", "exclude each other")
 	refused("/open-app?group_id=g&since=earliest", nil, 400, "", "since")
 	c.add(0, s.dial("/open-app?group_id=1", nil))
 	c.add(0, s.dial("/open-app?group_id=2", nil))

@@ -12,6 +12,7 @@ import (
 	"github.com/coder/websocket"
 
 	"canopy/shared/config"
+	"canopy/shared/event"
 	"canopy/shared/natstest"
 	"canopy/shared/subject"
 )
@@ -89,13 +90,14 @@ func TestAnEdgeThatIsCutOffReadsWhatItMissed(t *testing.T) {
 	}
 }
 
-func TestAStreamThatIsMadeAnewGoesOnFromItsFirstEvent(t *testing.T) {
+func TestAStreamThatIsMadeAnewGivesAGapEventAndGoesOnFromItsFirstEvent(t *testing.T) {
 	s := startEdge(t, nil)
 	sockets := []*websocket.Conn{s.dial("/open-app", nil)}
 	for n := 1; n <= 5; n++ {
 		s.publish("open-app", "", n)
 	}
-	expectRun(t, sockets, 1, 5)
+	expectRun(t, sockets, 1, 4)
+	old := receive(t, sockets[0]).Cursor
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	shard := subject.Shard("open-app", shards)
@@ -107,6 +109,9 @@ func TestAStreamThatIsMadeAnewGoesOnFromItsFirstEvent(t *testing.T) {
 	}
 	for n := 6; n <= 12; n++ { // the first five have sequences that the edge has had
 		s.publish("open-app", "", n)
+	}
+	if in := receive(t, sockets[0]); in.Type != event.GapType || in.Data.Reason != event.GapLog || in.Data.After != old {
+		t.Fatalf("got %+v, want a gap after %s", in, old)
 	}
 	expectRun(t, sockets, 6, 12)
 }

@@ -16,6 +16,7 @@ type target struct {
 	application string
 	filter      feed.Filter
 	group       *string // group_id, nil if it was not given
+	since       feed.Since
 	credentials authn.Query
 }
 
@@ -55,8 +56,7 @@ func parsePath(escaped string) (application string, filter feed.Filter, ok bool)
 var parameters = []string{"group_id", "token", "username", "api_key", "since", "device"}
 
 // parseQuery reads the known parameters that were given. One that is given twice or cannot
-// be decoded is refused, and so are those that would change the meaning of the stream and
-// are not served yet.
+// be decoded is refused.
 func parseQuery(raw string) (map[string]string, *refusal) {
 	given := make(map[string]string)
 	for pair := range strings.SplitSeq(raw, "&") {
@@ -71,9 +71,6 @@ func parseQuery(raw string) (map[string]string, *refusal) {
 		if given[name], err = url.QueryUnescape(value); err != nil {
 			return nil, badRequest("Bad percent-encoding in parameter: " + name)
 		}
-	}
-	if _, ok := given["since"]; ok {
-		return nil, badRequest("Parameter not supported by this version: since")
 	}
 	return given, nil
 }
@@ -95,12 +92,20 @@ func parseTarget(r *http.Request) (target, *refusal) {
 		APIKey:   optional(query, "api_key"),
 	}
 	t := target{application: application, filter: filter, group: optional(query, "group_id"), credentials: credentials}
+	if has(query, "since") {
+		var err error
+		if t.since, err = feed.ParseSince(query["since"]); err != nil {
+			return t, badRequest("Bad parameter since: " + err.Error())
+		}
+	}
 	switch {
 	case t.group == nil:
 	case *t.group == "" || len(*t.group) > group.MaxName:
 		return t, badRequest("Bad group_id: expected 1 to 128 bytes")
 	case filter.ByDevice:
-		return t, badRequest("group_id cannot be combined with device")
+		return t, badRequest("Parameters exclude each other: group_id and device")
+	case has(query, "since"):
+		return t, badRequest("Parameters exclude each other: group_id and since")
 	}
 	return t, nil
 }

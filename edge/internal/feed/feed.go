@@ -9,6 +9,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
+	"golang.org/x/sync/singleflight"
 
 	"canopy/shared/event"
 )
@@ -16,7 +17,8 @@ import (
 // Feed is the wire-ready sequence of one application's events on this edge.
 //
 // Locks are taken in this order, and none is held across a request or a write:
-// Feed.mu, Feed.tracksMu, track.mu, bucket.mu, sweep.mu; ring and budget alone.
+// Feed.mu, Feed.tracksMu, track.mu, bucket.mu, sweep.mu; ring, budget and replays alone
+// or last.
 type Feed struct {
 	hub         *Hub
 	application string
@@ -29,6 +31,9 @@ type Feed struct {
 	calmed chan struct{} // has room for one: a bucket came to rest
 	logID  atomic.Uint64
 
+	replays replays
+	finding singleflight.Group // of places that are asked for by time
+
 	mu        sync.Mutex // guards what follows, and the order of appends
 	sub       *nats.Subscription
 	chain     chain
@@ -36,6 +41,8 @@ type Feed struct {
 	dropped   int  // messages that sub had dropped when the leader was last asked
 	repairing bool
 	closed    bool
+	looks     int       // that the leader was asked whether anything is missing, lately
+	nextLook  time.Time // when it is asked again
 
 	tracksMu sync.Mutex
 	tracks   map[Filter]*track
@@ -86,6 +93,8 @@ func (f *Feed) open(ctx context.Context) error {
 	defer f.mu.Unlock()
 	f.logID.Store(uint64(f.hub.logOf(f.shard))) // with the head: resume must not begin at 0
 	f.chain.head, f.chain.verified = last, last
+	f.ring.begin(event.Cursor{Log: f.log(), Sequence: last})
+	f.lookSoon()
 	f.drain()
 	if f.chain.held || f.ask {
 		f.chain.hold()
@@ -94,10 +103,10 @@ func (f *Feed) open(ctx context.Context) error {
 	return nil
 }
 
-// attach puts a socket at the head.
-func (f *Feed) attach(r *Reader, s Socket, filter Filter) {
+// attach puts a socket at its place: into the ring if that holds everything from there
+// on, else it has to be replayed.
+func (f *Feed) attach(r *Reader, s Socket, filter Filter, at begin) {
 	r.socket = s
-	r.state.Store(claimed)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.tracksMu.Lock()
@@ -106,14 +115,44 @@ func (f *Feed) attach(r *Reader, s Socket, filter Filter) {
 	if filter != (Filter{}) {
 		t = f.tracks[filter]
 		if t == nil {
-			t = &track{feed: f, filter: filter}
+			t = &track{feed: f, filter: filter, start: f.ring.view().head}
 			f.tracks[filter] = t
 		}
 	}
 	f.sockets++
 	t.sockets++
-	r.place(event.Cursor{Log: f.log(), Sequence: f.chain.head})
-	t.attach(r)
+	r.track = t
+	var pos uint64
+	ok := at.now
+	if at.now {
+		at.cursor = event.Cursor{Log: f.log(), Sequence: f.chain.head}
+		pos = t.position(f.ring.view().head)
+	} else if at.entry != entryForgotten {
+		pos, ok = f.locate(t, at.cursor)
+	}
+	r.place(at.cursor)
+	if ok {
+		r.state.Store(claimed)
+		t.attach(r, pos)
+		return
+	}
+	r.entry = at.entry
+	r.state.Store(claimed | replaying)
+	f.hub.stats.replays.Inc()
+	f.replays.add(r)
+}
+
+// locate gives the position in t behind the place c, if the ring and t have every event
+// from there on. mu is held.
+func (f *Feed) locate(t *track, c event.Cursor) (pos uint64, ok bool) {
+	if c.Log == f.log() && c.Sequence > f.chain.head {
+		return 0, false // still to come, or nobody knows
+	}
+	pos, ok = f.ring.locate(c)
+	if !ok || pos < t.start || f.ring.slipping(pos, f.hub.config.Buffers.FeedBytes) {
+		return 0, false
+	}
+	return t.position(pos), true
 }
 
 // left notes that a socket is gone. A filtered track goes with its last one.
@@ -144,7 +183,9 @@ func (f *Feed) subDropped() int {
 func (f *Feed) receive(msg *nats.Msg) {
 	m, err := parseMessage(msg.Header, msg.Data)
 	if err != nil {
-		f.hub.stats.foreign.Inc() // a core publish into our subjects; it has no place in the log
+		if f.beacon(msg.Header.Get(event.HeaderBeacon)) != nil {
+			f.hub.stats.foreign.Inc() // a core publish into our subjects; it has no place in the log
+		}
 		return
 	}
 	if f.take(m) {
@@ -205,6 +246,24 @@ func (f *Feed) apply(m message) {
 			t.wake()
 		}
 	})
+}
+
+// applyGap tells every socket that events may be missing here. c is its place. mu is held.
+func (f *Feed) applyGap(g event.Gap, c event.Cursor) {
+	now := f.hub.now()
+	g.Application, g.At = f.application, now
+	f.hub.stats.gaps.WithLabelValues(g.Reason).Inc()
+	f.hub.zap.Warn("events may be missing", zap.String("application", f.application),
+		zap.String("reason", g.Reason), zap.Stringer("after", g.After), zap.Stringer("before", g.Before))
+	from, to := f.ring.append(g.JSON(), c, 0, now)
+	f.trim(now)
+	f.whole.wake()
+	f.tracksMu.Lock()
+	defer f.tracksMu.Unlock()
+	for _, t := range f.tracks {
+		t.add(ref{from, int(to - from)})
+		t.wake()
+	}
 }
 
 // drain applies what waits and is in order. mu is held.
@@ -268,6 +327,7 @@ func (f *Feed) hold() {
 	defer f.mu.Unlock()
 	f.chain.hold()
 	f.ask = true
+	f.lookSoon()
 }
 
 // resume ends a hold: it reads what is missing, in the log that the stream is now.
@@ -278,10 +338,11 @@ func (f *Feed) resume(log event.Log) {
 		return
 	}
 	if uint64(log) != f.logID.Load() {
-		f.hub.zap.Warn("stream was made anew: going on from its first event", zap.String("application", f.application))
+		old := event.Cursor{Log: f.log(), Sequence: f.chain.head}
 		f.logID.Store(uint64(log))
 		f.chain.restart()
 		f.ask = true
+		f.applyGap(event.Gap{Reason: event.GapLog, After: old, Before: event.Cursor{Log: log, Sequence: 1}}, event.Cursor{Log: log})
 	}
 	if f.chain.held && !f.repairing {
 		f.startRepair()

@@ -13,14 +13,19 @@ func frameLen(n int) int { return ws.HeaderLen(n) + n }
 func countFrames(b []byte) int {
 	n := 0
 	for ; len(b) > 0; n++ {
-		size, header := uint64(b[1]), uint64(2)
-		switch size {
-		case 126:
-			size, header = uint64(binary.BigEndian.Uint16(b[2:])), 4
-		case 127:
-			size, header = binary.BigEndian.Uint64(b[2:]), 10
-		}
-		b = b[header+size:]
+		b = b[firstFrame(b):]
 	}
 	return n
+}
+
+// firstFrame is the length in bytes of the unmasked frame with which b begins.
+func firstFrame(b []byte) int {
+	switch size := uint64(b[1]); size {
+	case 126:
+		return 4 + int(binary.BigEndian.Uint16(b[2:]))
+	case 127:
+		return 10 + int(binary.BigEndian.Uint64(b[2:]))
+	default:
+		return 2 + int(size)
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"canopy/shared/event"
 	"canopy/shared/subject"
@@ -42,30 +43,8 @@ type message struct {
 // history reads stored events from the streams. Its methods may be called from any
 // goroutine and are bounded by requestTimeout a request.
 type history struct {
-	nc *nats.Conn
-}
-
-// stream describes a shard's stream: its identity and the number of shards.
-func (h *history) stream(ctx context.Context, shard int) (log event.Log, shards int, err error) {
-	var info struct {
-		Created time.Time `json:"created"`
-		Config  struct {
-			Metadata map[string]string `json:"metadata"`
-		} `json:"config"`
-		Error *apiError `json:"error"`
-	}
-	if err := h.request(ctx, "$JS.API.STREAM.INFO."+subject.Stream(shard), nil, &info); err != nil {
-		return 0, 0, fmt.Errorf("ask for stream %s: %w", subject.Stream(shard), err)
-	}
-	if info.Error != nil {
-		return 0, 0, fmt.Errorf("ask for stream %s: %w", subject.Stream(shard), info.Error)
-	}
-	shards, err = strconv.Atoi(info.Config.Metadata[subject.MetadataShards])
-	if err != nil || shards < 1 {
-		return 0, 0, fmt.Errorf("stream %s: metadata %s is %q, want a number", subject.Stream(shard),
-			subject.MetadataShards, info.Config.Metadata[subject.MetadataShards])
-	}
-	return event.LogOf(info.Created), shards, nil
+	nc       *nats.Conn
+	requests prometheus.Counter
 }
 
 // last gives the sequence of application's newest event, 0 if there is none. The
@@ -105,6 +84,7 @@ func (h *history) directGet(ctx context.Context, shard int, query map[string]any
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
+	h.requests.Inc()
 	msg, err := h.nc.RequestWithContext(ctx, "$JS.API.DIRECT.GET."+subject.Stream(shard), body)
 	if err != nil {
 		return message{}, fmt.Errorf("direct get from %s: %w", subject.Stream(shard), err)
@@ -127,6 +107,7 @@ func (h *history) batch(ctx context.Context, shard int, application string, from
 	}
 	defer func() { _ = sub.Unsubscribe() }()
 	body := fmt.Appendf(nil, `{"seq":%d,"batch":%d,"max_bytes":%d}`, from, denseBatch, denseBatchBytes)
+	h.requests.Inc()
 	if err := h.nc.PublishRequest("$JS.API.DIRECT.GET."+subject.Stream(shard), inbox, body); err != nil {
 		return nil, fmt.Errorf("ask for a batch: %w", err)
 	}
@@ -195,45 +176,6 @@ func (h *history) ask(ctx context.Context, shard int, query map[string]any) (mes
 }
 
 const noMessageFound = 10037
-
-type apiError struct {
-	Code        int    `json:"code"`
-	ErrCode     int    `json:"err_code"`
-	Description string `json:"description"`
-}
-
-func (e *apiError) Error() string {
-	return fmt.Sprintf("%s (code %d, error %d)", e.Description, e.Code, e.ErrCode)
-}
-
-func (h *history) request(ctx context.Context, to string, query, answer any) error {
-	var body []byte
-	if query != nil {
-		var err error
-		if body, err = json.Marshal(query); err != nil {
-			return err
-		}
-	}
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	msg, err := h.nc.RequestWithContext(ctx, to, body)
-	if err != nil {
-		return err
-	}
-	return json.Unmarshal(msg.Data, answer)
-}
-
-// parseMessage reads a republished message, or one that a direct get brought.
-func parseMessage(header nats.Header, data []byte) (message, error) {
-	seq, err := strconv.ParseUint(header.Get("Nats-Sequence"), 10, 64)
-	if err != nil {
-		return message{}, fmt.Errorf("read Nats-Sequence: %w", err)
-	}
-	m := message{sequence: seq, json: data}
-	m.previous, _ = strconv.ParseUint(header.Get("Nats-Last-Sequence"), 10, 64)
-	m.fault = m.readLabels(header)
-	return m, nil
-}
 
 // readLabels reads what filters and metrics need and checks that the body can take a
 // cursor: the log may hold what some other publisher put there.

@@ -58,6 +58,9 @@ type Config struct {
 	Workers int
 	// Held gives the bytes that wait for stalled sockets, outside of the rings.
 	Held func() int64
+	// Backstop is how often the leader is asked, for each feed, whether anything is
+	// missing; 0 means every minute.
+	Backstop time.Duration
 }
 
 // Hub holds the feeds of one edge. Its methods may be called from any goroutine.
@@ -79,10 +82,14 @@ type Hub struct {
 	leaving leaving
 	grace   time.Duration // that stalled sockets have to drain
 
-	mu     sync.Mutex
-	feeds  map[string]*Feed
-	logs   []event.Log           // by shard; empty until the streams are known
-	slots  []chan struct{}       // by shard
+	mu    sync.Mutex
+	feeds map[string]*Feed
+	logs  []event.Log     // by shard; empty until the streams are known
+	slots []chan struct{} // by shard
+
+	replaySlots []chan struct{} // by shard
+	replaySlot  chan struct{}   // of all
+
 	failed error                 // why the streams are not known
 	moved  map[int]chan struct{} // shards that are being looked at again
 
@@ -95,14 +102,18 @@ func New(cfg Config, feeds, requests *nats.Conn, log *zap.Logger, reg prometheus
 	if cfg.Workers == 0 {
 		cfg.Workers = runtime.GOMAXPROCS(0)
 	}
+	if cfg.Backstop == 0 {
+		cfg.Backstop = backstop
+	}
 	h := &Hub{
-		config: cfg, nc: feeds, history: &history{requests},
+		config: cfg, nc: feeds, history: &history{nc: requests},
 		budget: newBudget(cfg.Buffers.TotalBytes), room: &room{limit: waitBytes},
 		zap: log, now: time.Now, over: make(chan struct{}, 1), grace: drainGrace,
 		feeds: map[string]*Feed{}, moved: map[int]chan struct{}{}, suspected: map[int]time.Time{},
-		failed: errors.New("the streams are not known yet"),
+		failed: errors.New("the streams are not known yet"), replaySlot: make(chan struct{}, replaysAtOnce),
 	}
 	h.stats = newMetrics(reg, h)
+	h.history.requests = h.stats.requests
 	h.sweep = newSweep(cfg.Workers, cfg.Held, cfg.Buffers.SocketBytes, h.stats)
 	h.sweep.stalled, h.sweep.pressed = h.checkHeld, h.signalOver
 	h.context, h.cancel = context.WithCancel(context.Background())
@@ -126,6 +137,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	group.Go(func() error { h.learn(ctx); return nil })
 	group.Go(func() error { h.tidy(ctx); return nil })
 	group.Go(func() error { h.guard(ctx); return nil })
+	group.Go(func() error { h.witness(ctx); return nil })
 	group.Go(func() error { <-ctx.Done(); h.sweep.stop(); return nil })
 	return group.Wait()
 }
@@ -149,10 +161,11 @@ func (h *Hub) Ready() error {
 	return h.failed
 }
 
-// Attach gives socket a place in application's feed, now: what JetStream acknowledges
-// after Attach has returned will be written to it once r is released. r must be detached
-// in the end. The error wraps ErrUnavailable or is the context's.
-func (h *Hub) Attach(ctx context.Context, application string, filter Filter, socket Socket, r *Reader) error {
+// Attach gives socket a place in application's feed, at since: what JetStream acknowledges
+// after Attach has returned, and what it has stored from since on, will be written to it
+// once r is released, or a gap event that says what may be missing. r must be detached in
+// the end. The error wraps ErrUnavailable or is the context's.
+func (h *Hub) Attach(ctx context.Context, application string, filter Filter, since Since, socket Socket, r *Reader) error {
 	f, err := h.pin(application)
 	if err != nil {
 		return err
@@ -166,7 +179,11 @@ func (h *Hub) Attach(ctx context.Context, application string, filter Filter, soc
 	if f.failed != nil {
 		return fmt.Errorf("%w: %w", ErrUnavailable, f.failed)
 	}
-	f.attach(r, socket, filter)
+	at, err := f.find(ctx, since)
+	if err != nil {
+		return err
+	}
+	f.attach(r, socket, filter, at)
 	return nil
 }
 
@@ -221,9 +238,7 @@ func eventsSubject(f *Feed) string { return subject.Events(f.shard, f.applicatio
 
 // request runs one request to shard's stream, when few others are under way there.
 func (h *Hub) request(ctx context.Context, shard int, do func() error) error {
-	h.mu.Lock()
-	slot := h.slots[shard]
-	h.mu.Unlock()
+	slot := h.slotsOf(shard)
 	select {
 	case slot <- struct{}{}:
 		defer func() { <-slot }()
@@ -242,6 +257,12 @@ func (h *Hub) Shards() (int, error) {
 
 // Log identifies the stream of a shard, once Shards has given no error.
 func (h *Hub) Log(shard int) event.Log { return h.logOf(shard) }
+
+func (h *Hub) slotsOf(shard int) chan struct{} {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.slots[shard]
+}
 
 func (h *Hub) logOf(shard int) event.Log {
 	h.mu.Lock()

@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"canopy/shared/event"
 )
 
 // metrics count what feeds do. Their names begin with canopy_edge_.
@@ -11,6 +13,9 @@ type metrics struct {
 	events, foreign, faults                         prometheus.Counter
 	holes, repairs, repaired, repairErrors, dropped prometheus.Counter
 	writes, deliveries, bytes, lagged, pressed      prometheus.Counter
+	beacons, looks, requests                        prometheus.Counter
+	replays, replayReads, replayed                  prometheus.Counter
+	gaps                                            *prometheus.CounterVec
 	age                                             prometheus.Histogram
 }
 
@@ -26,6 +31,7 @@ func newMetrics(reg prometheus.Registerer, h *Hub) *metrics {
 	gauge("feeds", "Applications that this edge follows.", func() float64 { return float64(h.size()) })
 	gauge("feed_bytes", "Bytes of events kept for sockets that lag.", func() float64 { return float64(h.budget.size()) })
 	gauge("socket_bytes", "Bytes that wait for stalled sockets.", func() float64 { return float64(h.config.Held()) })
+	gauge("replaying", "Sockets that get events from the stream now.", func() float64 { return float64(h.replaying()) })
 	gauge("waiting_bytes", "Bytes of live events that wait for a repair.", func() float64 { return float64(h.room.used()) })
 	m := &metrics{
 		events:       counter("events_total", "Events appended to feeds."),
@@ -41,13 +47,25 @@ func newMetrics(reg prometheus.Registerer, h *Hub) *metrics {
 		bytes:        counter("socket_written_bytes_total", "Bytes of events written to sockets."),
 		lagged:       counter("slow_consumers_total", "Sockets that fell behind the feed or the budget."),
 		pressed:      counter("socket_pauses_total", "Times that writing waited because stalled sockets held too much."),
+		beacons:      counter("feed_beacons_total", "Times that ingest has told an application's last sequence."),
+		looks:        counter("feed_looks_total", "Times that a stream's leader was asked whether anything is missing."),
+		requests:     counter("stream_requests_total", "Requests to streams, of all kinds."),
+		replays:      counter("replays_total", "Sockets that began with events from the stream."),
+		replayReads:  counter("replay_reads_total", "Reads from streams for sockets that resume."),
+		replayed:     counter("replayed_events_total", "Events that those reads have brought; many sockets may share one."),
+		gaps: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "canopy_edge_gaps_total", Help: "Times that clients were told of events that may be missing, by reason.",
+		}, []string{"reason"}),
 		age: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "canopy_edge_event_age_seconds",
 			Help:    "Age of the newest event, since it was appended to Kafka, when a part of its sockets had been written to.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
 		}),
 	}
-	reg.MustRegister(m.age)
+	reg.MustRegister(m.age, m.gaps)
+	for _, reason := range []string{event.GapRetention, event.GapLog, event.GapFuture, event.GapSkipped} {
+		m.gaps.WithLabelValues(reason) // so that it is there before it counts
+	}
 	return m
 }
 

@@ -28,6 +28,7 @@ const (
 	detached                     // no more writes
 	stalled                      // the sweep waits for Written to drain owed
 	forgotten                    // the connection is gone
+	replaying                    // it reads from the stream and is in no bucket
 )
 
 // Reader is one socket's place in a feed, embedded by value in its session. It is made
@@ -36,8 +37,9 @@ type Reader struct {
 	socket Socket
 	track  *track
 	bucket *bucket
-	index  int  // in bucket.readers, guarded by the bucket
-	waits  bool // in bucket.resumed, guarded by the bucket
+	index  int   // in bucket.readers, guarded by the bucket
+	waits  bool  // in bucket.resumed, guarded by the bucket
+	entry  entry // belongs to whoever has claimed it
 
 	state atomic.Uint32
 	owed  atomic.Int64  // bytes given to Write less those that the kernel took
@@ -74,15 +76,24 @@ func (r *Reader) Written(n int) bool {
 		return false
 	}
 	if r.state.Load()&stalled != 0 && r.clear(stalled) {
-		r.bucket.resume(r)
+		r.goOn()
 	}
 	return true
 }
 
-// Release lets the sweep write to the socket, from the event after the Attach on.
+// goOn has the socket visited.
+func (r *Reader) goOn() {
+	if r.state.Load()&replaying != 0 {
+		r.track.feed.replay(r)
+	} else {
+		r.bucket.resume(r)
+	}
+}
+
+// Release lets the feed write to the socket, from its place on.
 func (r *Reader) Release() {
 	if r.unclaim() {
-		r.bucket.resume(r)
+		r.goOn()
 	}
 }
 
@@ -95,7 +106,11 @@ func (r *Reader) Detach() {
 			return
 		}
 		if r.state.CompareAndSwap(s, s|detached) {
-			r.bucket.remove(r)
+			if s&replaying == 0 {
+				r.bucket.remove(r)
+			} else {
+				r.track.feed.replays.remove(r)
+			}
 			r.track.feed.left(r.track)
 			if s&claimed == 0 {
 				r.leave()
@@ -121,6 +136,9 @@ func (r *Reader) Forget() {
 
 // claim takes the right to write. It fails if the reader is claimed, detached or stalled.
 func (r *Reader) claim() bool { return r.state.CompareAndSwap(0, claimed) }
+
+// claimReplay does the same for one that is replaying.
+func (r *Reader) claimReplay() bool { return r.state.CompareAndSwap(replaying, replaying|claimed) }
 
 // unclaim gives the right back. It is false if the reader was detached meanwhile; then
 // the session is told.

@@ -171,6 +171,11 @@ func (f *Feed) eachStalled(visit func(r *Reader, lag uint64)) {
 		tracks = append(tracks, t)
 	}
 	f.tracksMu.Unlock()
+	for _, r := range f.replays.list() {
+		if r.state.Load()&(stalled|detached) == stalled {
+			visit(r, uint64(max(0, r.Owed())))
+		}
+	}
 	head := f.ring.view().head
 	for _, t := range tracks {
 		t.mu.Lock()

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"canopy/shared/event"
 )
 
 const (
@@ -53,10 +55,11 @@ func (f *Feed) repair(ctx context.Context) {
 // readOn reads what is missing until the hold ends.
 func (f *Feed) readOn(ctx context.Context) error {
 	dense, unsettled := false, int64(0)
+	var proof proof
 	for {
 		from, target, ask, done := f.missing()
 		if done {
-			return nil
+			return f.prove(ctx, &proof, from.Sequence, true)
 		}
 		if ask {
 			if err := f.askLeader(ctx); err != nil {
@@ -65,21 +68,23 @@ func (f *Feed) readOn(ctx context.Context) error {
 			continue
 		}
 		var list []message
-		err := f.hub.request(ctx, f.shard, func() (err error) {
-			list, err = f.hub.history.next(ctx, f.shard, f.application, from, dense)
+		err := f.request(ctx, func(h *history) (err error) {
+			list, err = h.next(ctx, f.shard, f.application, from.Sequence, dense)
 			return err
 		})
 		if errors.Is(err, errNone) {
-			f.mu.Lock()
-			f.chain.skip(target)
-			f.mu.Unlock()
+			f.passOver(from, target)
 			continue
 		}
 		if err != nil {
 			return err
 		}
-		dense = list[0].sequence-from < denseSpan
-		unsettled += f.applyStored(list)
+		proof.begin(from)
+		if err := f.prove(ctx, &proof, list[0].sequence, false); err != nil {
+			return err
+		}
+		dense = list[0].sequence-from.Sequence < denseSpan
+		unsettled += f.applyStored(list, from)
 		if unsettled > f.hub.config.Buffers.FeedBytes/8 {
 			f.settle(ctx)
 			unsettled = 0
@@ -89,15 +94,15 @@ func (f *Feed) readOn(ctx context.Context) error {
 
 // missing drains what waits and says where to read on, and how far at least. It is done
 // when the hold has ended.
-func (f *Feed) missing() (from, target uint64, ask, done bool) {
+func (f *Feed) missing() (from event.Cursor, target uint64, ask, done bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.closed {
 		f.repairing = false
-		return 0, 0, false, true
+		return from, 0, false, true
 	}
 	if f.ask {
-		return 0, 0, true, false
+		return from, 0, true, false
 	}
 	f.drain()
 	if !f.chain.held && f.subDropped() != f.dropped {
@@ -105,10 +110,11 @@ func (f *Feed) missing() (from, target uint64, ask, done bool) {
 		// may be the end of the events.
 		f.chain.hold()
 		f.ask = true
-		return 0, 0, true, false
+		return from, 0, true, false
 	}
 	f.repairing = f.chain.held
-	return max(f.chain.head, f.chain.verified) + 1, f.chain.target, false, !f.chain.held
+	from = event.Cursor{Log: f.log(), Sequence: max(f.chain.head, f.chain.verified) + 1}
+	return from, f.chain.target, false, !f.chain.held
 }
 
 // askLeader makes the application's last sequence, as the leader knows it, the target.
@@ -132,10 +138,14 @@ func (f *Feed) askLeader(ctx context.Context) error {
 	return err
 }
 
-// applyStored appends what the stream gave and says how many bytes that were.
-func (f *Feed) applyStored(list []message) (bytes int64) {
+// applyStored appends what the stream gave from a place on, unless the stream was made
+// anew since, and says how many bytes that were.
+func (f *Feed) applyStored(list []message, from event.Cursor) (bytes int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.log() != from.Log {
+		return 0
+	}
 	for _, m := range list {
 		if f.chain.stored(m) && !f.closed {
 			f.apply(m)

@@ -35,7 +35,7 @@ func TestWhatTheClientDropsDuringARepairIsRead(t *testing.T) {
 	defer cancel()
 	await(t, "the streams are known", func() bool { return h.Ready() == nil })
 	s := newFakeSocket(-1)
-	if err := h.Attach(ctx, "app", Filter{}, s, &s.Reader); err != nil {
+	if err := h.Attach(ctx, "app", Filter{}, Since{}, s, &s.Reader); err != nil {
 		t.Fatal(err)
 	}
 	s.Release()

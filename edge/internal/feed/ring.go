@@ -26,6 +26,8 @@ type chunk struct {
 	start uint64 // position of its first byte
 	buf   []byte // all of it, filled or not; never replaced, so that a view may read it
 
+	before event.Cursor // of the last event before its first, in the same log
+
 	used int       // bytes filled, guarded by the ring
 	last time.Time // of the latest append, guarded by the ring
 
@@ -48,6 +50,8 @@ type ring struct {
 	head   uint64   // position behind the last frame
 	at     int64    // when the last event was appended to Kafka, ms since 1970; 0 if unknown
 	size   int64    // capacity of chunks, bytes
+
+	last event.Cursor // of the last event, or the place at which the feed began
 }
 
 // view is a ring as it was at one moment. What it holds stays valid while it is held.
@@ -93,7 +97,7 @@ func (r *ring) append(json []byte, cur event.Cursor, at int64, now time.Time) (f
 	need := frameLen(size)
 
 	r.mu.Lock()
-	c := r.room(need)
+	c := r.room(need, cur.Log)
 	fresh := c.used == 0
 	b := ws.AppendHeader(c.buf[c.used:c.used], ws.OpText, size)
 	event.AppendCursor(b, json, cur)
@@ -102,6 +106,7 @@ func (r *ring) append(json []byte, cur event.Cursor, at int64, now time.Time) (f
 	from = r.head
 	r.head += uint64(need)
 	r.at = at
+	r.last = cur
 	to = r.head
 	r.mu.Unlock()
 
@@ -112,20 +117,69 @@ func (r *ring) append(json []byte, cur event.Cursor, at int64, now time.Time) (f
 }
 
 // room gives the last chunk if it has need bytes left, else a new one: small while the
-// feed is quiet, twice as large as the one before while it is busy. mu is held.
-func (r *ring) room(need int) *chunk {
-	size := minChunk
-	if n := len(r.chunks); n > 0 {
+// feed is quiet, twice as large as the one before while it is busy. It holds events of one
+// log only. mu is held.
+func (r *ring) room(need int, log event.Log) *chunk {
+	size, before := minChunk, event.Cursor{Log: log}
+	if r.last.Log == log {
+		before = r.last
+	}
+	if n := len(r.chunks); n > 0 && r.last.Log == log {
 		last := r.chunks[n-1]
 		if len(last.buf)-last.used >= need {
 			return last
 		}
 		size = min(2*len(last.buf), maxWrite)
 	}
-	c := &chunk{ring: r, start: r.head, buf: make([]byte, max(size, need))}
+	c := &chunk{ring: r, start: r.head, before: before, buf: make([]byte, max(size, need))}
 	r.chunks = append(r.chunks[:len(r.chunks):len(r.chunks)], c) // copies: views share the old one
 	r.size += int64(len(c.buf))
 	return c
+}
+
+// begin notes the place behind which the ring will hold every event.
+func (r *ring) begin(at event.Cursor) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.last = at
+}
+
+// locate gives the position behind the place c, if the ring has every event from there
+// on. c must not be a place that is still to come.
+func (r *ring) locate(c event.Cursor) (pos uint64, ok bool) {
+	r.mu.Lock()
+	v, last := view{r.chunks, r.head, r.at}, r.last
+	r.mu.Unlock()
+	if c.Log == last.Log && c.Sequence >= last.Sequence {
+		return v.head, true
+	}
+	for i := len(v.chunks) - 1; i >= 0; i-- {
+		chunk := v.chunks[i]
+		if chunk.before.Log != c.Log || chunk.before.Sequence > c.Sequence {
+			continue
+		}
+		frames := v.from(chunk.start)
+		pos := chunk.start
+		for len(frames) > 0 {
+			n := firstFrame(frames)
+			if event.LastSequence(frames[:n]) > c.Sequence {
+				break
+			}
+			frames = frames[n:]
+			pos += uint64(n)
+		}
+		return pos, true
+	}
+	return 0, false
+}
+
+// slipping says whether a ring that may grow to limit bytes will drop pos so soon that a
+// socket there could fall off at once.
+func (r *ring) slipping(pos uint64, limit int64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	tail := view{r.chunks, r.head, r.at}.tail()
+	return r.size > limit/2 && pos < tail+(r.head-tail)/4
 }
 
 // trim drops chunks whose latest event came before then, and the oldest while the ring

@@ -33,8 +33,10 @@ func (h *Hub) learn(ctx context.Context) {
 		if err == nil {
 			h.logs = logs
 			h.slots = make([]chan struct{}, len(logs))
+			h.replaySlots = make([]chan struct{}, len(logs))
 			for i := range h.slots {
 				h.slots[i] = make(chan struct{}, requestsPerStream)
+				h.replaySlots[i] = make(chan struct{}, 1)
 			}
 		}
 		h.mu.Unlock()
@@ -53,21 +55,22 @@ func (h *Hub) learn(ctx context.Context) {
 }
 
 func (h *Hub) readStreams(ctx context.Context) ([]event.Log, error) {
-	_, shards, err := h.history.stream(ctx, 0)
+	state, err := h.history.state(ctx, 0, "")
 	if err != nil {
 		return nil, err
 	}
+	shards := state.shards
 	logs := make([]event.Log, shards)
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(learnAtOnce)
 	for shard := range shards {
 		group.Go(func() error {
-			log, n, err := h.history.stream(ctx, shard)
-			if err == nil && n != shards {
+			state, err := h.history.state(ctx, shard, "")
+			if err == nil && state.shards != shards {
 				err = fmt.Errorf("stream %s belongs to %d shards, stream %s to %d",
-					subject.Stream(shard), n, subject.Stream(0), shards)
+					subject.Stream(shard), state.shards, subject.Stream(0), shards)
 			}
-			logs[shard] = log
+			logs[shard] = state.log
 			return err
 		})
 	}
@@ -166,7 +169,7 @@ func (h *Hub) lookAgain(shard int) {
 // since, and then lets its feeds go on.
 func (h *Hub) readAgain(ctx context.Context, shard int, again chan struct{}) {
 	for ctx.Err() == nil {
-		log, shards, err := h.history.stream(ctx, shard)
+		state, err := h.history.state(ctx, shard, "")
 		if err != nil {
 			h.zap.Debug("stream does not answer", zap.Int("shard", shard), zap.Error(err))
 			select {
@@ -184,15 +187,15 @@ func (h *Hub) readAgain(ctx context.Context, shard int, again chan struct{}) {
 		default:
 		}
 		delete(h.moved, shard)
-		h.logs[shard] = log
-		if shards != len(h.logs) {
-			h.failed = fmt.Errorf("the streams are %d now, not %d: start this edge anew", shards, len(h.logs))
+		h.logs[shard] = state.log
+		if state.shards != len(h.logs) {
+			h.failed = fmt.Errorf("the streams are %d now, not %d: start this edge anew", state.shards, len(h.logs))
 			h.zap.Error("applications have moved to other streams", zap.Error(h.failed))
 		}
 		feeds := h.ofShard(shard)
 		h.mu.Unlock()
 		for _, f := range feeds {
-			f.resume(log)
+			f.resume(state.log)
 		}
 		return
 	}

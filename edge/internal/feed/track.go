@@ -1,6 +1,7 @@
 package feed
 
 import (
+	"sort"
 	"sync"
 
 	"canopy/shared/event"
@@ -34,6 +35,12 @@ func (l labels) filters(visit func(Filter)) {
 	}
 }
 
+// passes says whether an event with these labels is wanted.
+func (f Filter) passes(l labels) bool {
+	return (!f.ByChannel || l.hasChannel && l.channel == f.Channel) &&
+		(!f.ByDevice || l.hasDevice && l.device == f.Device)
+}
+
 // ref is one frame in the ring.
 type ref struct {
 	start uint64
@@ -48,6 +55,7 @@ type track struct {
 	feed   *Feed
 	filter Filter
 	whole  bool
+	start  uint64 // position in the ring from which on it refers to every frame
 
 	sockets int // guarded by Feed.tracksMu
 
@@ -60,22 +68,23 @@ type track struct {
 // perBucket is the number of sockets from which on it pays to wake another worker.
 const perBucket = 64
 
-// attach puts r, which is claimed, at the head.
-func (t *track) attach(r *Reader) {
-	r.track = t
+// attach puts r, which is claimed, at a position.
+func (t *track) attach(r *Reader, pos uint64) {
+	r.pos.Store(pos)
 	t.mu.Lock()
-	r.pos.Store(t.head())
 	b := t.bucket()
 	t.mu.Unlock()
 	b.add(r)
 }
 
-// head is the position behind the newest event. mu is held.
-func (t *track) head() uint64 {
+// position is that of the first frame of the track from a position in the ring on.
+func (t *track) position(pos uint64) uint64 {
 	if t.whole {
-		return t.feed.ring.view().head
+		return pos
 	}
-	return t.base + uint64(len(t.refs))
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.base + uint64(sort.Search(len(t.refs), func(i int) bool { return t.refs[i].start >= pos }))
 }
 
 // bucket gives the bucket with the fewest readers, or a new one. mu is held.

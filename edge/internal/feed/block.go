@@ -1,0 +1,155 @@
+package feed
+
+import (
+	"context"
+	"errors"
+	"math"
+	"sort"
+
+	"canopy/edge/internal/ws"
+	"canopy/shared/event"
+)
+
+// errOtherLog says that a stream is not the one any more that was asked for.
+var errOtherLog = errors.New("the stream was made anew")
+
+// block is what the stream holds of an application between two places, ready to be
+// written to sockets. It never changes.
+type block struct {
+	log            event.Log
+	after, through uint64 // sequences: it holds every event between, the second included
+	sound          uint64 // behind this sequence nothing was forgotten before it was read
+	frames         []byte
+	index          []blockEvent
+}
+
+type blockEvent struct {
+	sequence uint64
+	end      int // of its frame in frames
+	labels   labels
+}
+
+func (b *block) add(m message) {
+	json := event.AppendCursor(nil, m.json, event.Cursor{Log: b.log, Sequence: m.sequence})
+	b.frames = ws.AppendFrame(b.frames, ws.OpText, json)
+	b.index = append(b.index, blockEvent{m.sequence, len(b.frames), m.labels})
+}
+
+// behind is the index of the first event behind sequence.
+func (b *block) behind(sequence uint64) int {
+	return sort.Search(len(b.index), func(i int) bool { return b.index[i].sequence > sequence })
+}
+
+// firstBehind is where events go on behind sequence.
+func (b *block) firstBehind(sequence uint64) uint64 {
+	if i := b.behind(sequence); i < len(b.index) {
+		return b.index[i].sequence
+	}
+	return b.through + 1
+}
+
+// next gives the n frames of at most maxWrite bytes, or one, that come behind sequence
+// and pass filter, and the sequence up to which that brings a socket. It joins filtered
+// ones in scratch and gives that back.
+func (b *block) next(sequence uint64, filter Filter, scratch []byte) (frames, joined []byte, n int, last uint64) {
+	joined = scratch[:0]
+	i := b.behind(sequence)
+	start := b.start(i)
+	size := 0
+	for ; i < len(b.index); i++ {
+		e := &b.index[i]
+		if !filter.passes(e.labels) {
+			continue
+		}
+		frame := b.frames[b.start(i):e.end]
+		if n > 0 && size+len(frame) > maxWrite {
+			return b.joinedOr(filter, joined, start, size), joined, n, b.index[i-1].sequence
+		}
+		size += len(frame)
+		n++
+		if filter != (Filter{}) {
+			joined = append(joined, frame...)
+		}
+	}
+	return b.joinedOr(filter, joined, start, size), joined, n, b.through
+}
+
+func (b *block) joinedOr(filter Filter, joined []byte, start, size int) []byte {
+	if filter != (Filter{}) {
+		return joined
+	}
+	return b.frames[start : start+size]
+}
+
+func (b *block) start(i int) int {
+	if i == 0 {
+		return 0
+	}
+	return b.index[i-1].end
+}
+
+// readBlock reads from the stream what comes behind a place that the feed has passed.
+func (f *Feed) readBlock(ctx context.Context, after event.Cursor) (*block, error) {
+	head := f.newest()
+	if head.Log != after.Log {
+		return nil, errOtherLog
+	}
+	b := &block{log: after.Log, after: after.Sequence, through: head.Sequence, sound: after.Sequence}
+	dense := false
+	for from := after.Sequence + 1; from <= head.Sequence && len(b.frames) < blockBytes && len(b.index) < blockEvents; {
+		var list []message
+		err := f.request(ctx, func(h *history) (err error) {
+			f.hub.stats.replayReads.Inc()
+			list, err = h.next(ctx, f.shard, f.application, from, dense)
+			return err
+		})
+		if errors.Is(err, errNone) {
+			b.through = head.Sequence
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		dense = list[0].sequence-from < denseSpan
+		from = b.take(list, head.Sequence)
+		b.through = min(head.Sequence, from-1)
+	}
+	f.hub.stats.replayed.Add(float64(len(b.index)))
+	forgotten, err := f.forgotten(ctx, after)
+	b.sound = max(b.sound, forgotten)
+	return b, err
+}
+
+// take adds the events up to head, and gives the sequence to read on from.
+func (b *block) take(list []message, head uint64) (from uint64) {
+	for _, m := range list {
+		if m.sequence > head {
+			return head + 1
+		}
+		if m.fault == nil {
+			b.add(m)
+		}
+	}
+	return list[len(list)-1].sequence + 1
+}
+
+// forgotten gives the sequence behind which the stream has surely not forgotten any of
+// the application's events yet: after's, or a later one. Asked after a read, that goes
+// for what was read. The error may be errOtherLog.
+func (f *Feed) forgotten(ctx context.Context, after event.Cursor) (uint64, error) {
+	s, err := f.state(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if s.log != after.Log {
+		return 0, errOtherLog
+	}
+	if s.keeps(after.Sequence) {
+		return after.Sequence, nil
+	}
+	oldest, err := f.oldest(ctx)
+	if errors.Is(err, errNone) {
+		return math.MaxUint64, nil
+	}
+	return max(after.Sequence, oldest-min(1, oldest)), err
+}

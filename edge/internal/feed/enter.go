@@ -1,0 +1,128 @@
+package feed
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.uber.org/zap"
+
+	"canopy/shared/event"
+)
+
+// stateAge is how old the leader's word about a stream may be to tell a socket that its
+// place is none: many may come at once.
+const stateAge = time.Second
+
+// streamWord is what a stream's leader has said lately.
+type streamWord struct {
+	streamState
+	oldest uint64 // event of the application, 0 if none
+	at     time.Time
+}
+
+// enter finds out where r is. It says whether r waits for a block of events; otherwise it
+// has joined the live feed, is gone, or comes again later.
+func (p *replayer) enter(ctx context.Context, r *Reader) bool {
+	if !r.claimReplay() {
+		return false
+	}
+	ok, err := p.check(ctx, r)
+	if err != nil {
+		p.feed.hub.zap.Debug("place of a socket is not known yet", zap.Error(err))
+	}
+	c, head := r.Cursor(), p.feed.newest()
+	if !ok || c.Log == head.Log && c.Sequence > head.Sequence {
+		if r.unclaim() {
+			p.feed.replayLater(r)
+		}
+		return false
+	}
+	if p.feed.goLive(r) {
+		return false
+	}
+	if c.Log != head.Log { // since check
+		r.entry = entryCheck
+	}
+	return r.unclaim()
+}
+
+// check makes sure that r, which is claimed, stands in the log as it is now, and tells it
+// so if it does not. It is false if that cannot be said yet.
+func (p *replayer) check(ctx context.Context, r *Reader) (ok bool, err error) {
+	f := p.feed
+	c, head := r.Cursor(), f.newest()
+	switch {
+	case r.entry == entryForgotten && c.Log == head.Log:
+		f.writeGap(r, event.Gap{Reason: event.GapRetention, Before: event.Cursor{Log: c.Log, Sequence: c.Sequence + 1}})
+		r.entry = entered
+		return true, nil
+	case c.Log == head.Log && (r.entry == entered || c.Sequence <= head.Sequence):
+		r.entry = entered
+		return true, nil
+	case c.Log == head.Log && r.entry == entryCheck:
+		r.entry = entryCheckLate // its client may have had an event that is still on its way to us
+		return false, nil
+	}
+	word, err := p.ask(ctx, c)
+	if err != nil {
+		return false, err
+	}
+	switch {
+	case word.log != head.Log:
+		f.hub.suspect(f.shard)
+		return false, nil
+	case c.Log == word.log && c.Sequence <= word.last:
+		ok, err = f.catchUpTo(ctx, r, c)
+		return ok, err
+	}
+	gap := event.Gap{Reason: event.GapFuture, After: c, Before: event.Cursor{Log: word.log, Sequence: word.oldest}}
+	if c.Log != word.log {
+		gap.Reason = event.GapLog
+	}
+	if word.oldest == 0 {
+		gap.Before.Sequence = head.Sequence + 1
+	}
+	f.writeGap(r, gap)
+	r.entry = entered
+	return true, nil
+}
+
+// ask has the leader say how far the stream goes, unless what it said lately is enough:
+// only that c is within the stream, or in another, stays true.
+func (p *replayer) ask(ctx context.Context, c event.Cursor) (streamWord, error) {
+	now := p.feed.hub.now()
+	if w := p.word; now.Sub(w.at) < stateAge && (c.Log != w.log || c.Sequence <= w.last) {
+		return w, nil
+	}
+	s, err := p.feed.state(ctx)
+	if err != nil {
+		return streamWord{}, err
+	}
+	oldest, err := p.feed.oldest(ctx)
+	if err != nil && !errors.Is(err, errNone) {
+		return streamWord{}, err
+	}
+	p.word = streamWord{s, oldest, now}
+	return p.word, nil
+}
+
+// catchUpTo is for a place that the stream has and the feed has not reached: either an
+// event is missing here, or none of this application stands there.
+func (f *Feed) catchUpTo(ctx context.Context, r *Reader, c event.Cursor) (bool, error) {
+	var last uint64
+	err := f.request(ctx, func(h *history) (err error) {
+		last, err = h.last(ctx, f.shard, f.application)
+		return err
+	})
+	if err != nil {
+		return false, err
+	}
+	c.Sequence = min(c.Sequence, last) // what follows is behind c, since the stream ended behind it before
+	r.place(c)
+	r.entry = entered
+	f.mu.Lock()
+	f.expect(last)
+	f.mu.Unlock()
+	return true, nil
+}

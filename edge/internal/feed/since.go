@@ -1,0 +1,170 @@
+package feed
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"canopy/shared/event"
+)
+
+// Since says where a socket begins. The zero value is now.
+type Since struct {
+	kind   sinceKind
+	cursor event.Cursor
+	at     time.Time
+}
+
+type sinceKind uint8
+
+const (
+	fromNow sinceKind = iota
+	fromCursor
+	fromTime
+	fromEarliest
+)
+
+const earliest = "earliest"
+
+// ErrSince is wrapped by ParseSince's error, whose text is fit for clients.
+var ErrSince = errors.New("expected a cursor, an RFC 3339 time or " + earliest)
+
+// ParseSince reads what a client asks for: a cursor (the events behind it), a time (those
+// that were stored then or later; one in the future is now) or "earliest".
+func ParseSince(text string) (Since, error) {
+	if text == earliest {
+		return Since{kind: fromEarliest}, nil
+	}
+	if c, err := event.ParseCursor(text); err == nil {
+		return Since{kind: fromCursor, cursor: c}, nil
+	}
+	// In a query a plus sign that was not escaped means a space.
+	at, err := time.Parse(time.RFC3339, strings.Replace(text, " ", "+", 1))
+	if err != nil {
+		return Since{}, fmt.Errorf("%w: %.64q", ErrSince, text)
+	}
+	return Since{kind: fromTime, at: at}, nil
+}
+
+// entry is what has to be found out about a socket's place before it gets events.
+type entry uint8
+
+const (
+	entered        entry = iota // nothing
+	entryCheck                  // whether the place is in this log at all
+	entryCheckLate              // the same, after the feed has had time to catch up
+	entryForgotten              // nothing, but events before it may be missing
+)
+
+// begin is where a socket begins: behind a place in the log, unless that is now.
+type begin struct {
+	now    bool
+	cursor event.Cursor
+	entry  entry
+}
+
+// find says where since is.
+func (f *Feed) find(ctx context.Context, since Since) (begin, error) {
+	switch since.kind {
+	case fromCursor:
+		return begin{cursor: since.cursor, entry: entryCheck}, nil
+	case fromEarliest, fromTime:
+	default:
+		return begin{now: true}, nil
+	}
+	key := since.at.Format(time.RFC3339Nano)
+	if since.kind == fromEarliest {
+		key = earliest
+	}
+	// A thousand sockets that come back together ask the leader once.
+	found := f.finding.DoChan(key, func() (any, error) {
+		ctx, cancel := context.WithTimeout(f.hub.context, openTimeout)
+		defer cancel()
+		if since.kind == fromEarliest {
+			return f.findEarliest(ctx)
+		}
+		return f.findTime(ctx, since.at)
+	})
+	select {
+	case r := <-found:
+		if r.Err != nil {
+			return begin{}, fmt.Errorf("%w: %w", ErrUnavailable, r.Err)
+		}
+		return r.Val.(begin), nil
+	case <-ctx.Done():
+		return begin{}, ctx.Err()
+	}
+}
+
+// newest is the newest event that the feed has had in order.
+func (f *Feed) newest() event.Cursor {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return event.Cursor{Log: f.log(), Sequence: f.chain.head}
+}
+
+func (f *Feed) findEarliest(ctx context.Context) (begin, error) {
+	b := begin{cursor: f.newest()} // before asking: nothing that comes meanwhile is missed
+	oldest, err := f.oldest(ctx)
+	if err == nil {
+		b.cursor.Sequence = oldest - 1
+	} else if !errors.Is(err, errNone) {
+		return begin{}, err
+	}
+	return b, nil
+}
+
+func (f *Feed) findTime(ctx context.Context, at time.Time) (begin, error) {
+	b := begin{cursor: f.newest()}
+	var first uint64
+	err := f.request(ctx, func(h *history) (err error) {
+		first, err = h.firstSince(ctx, f.shard, f.application, at)
+		return err
+	})
+	if errors.Is(err, errNone) {
+		return b, nil
+	}
+	if err != nil {
+		return begin{}, err
+	}
+	b.cursor.Sequence = first - 1
+	oldest, err := f.oldest(ctx)
+	if err == nil && oldest < first {
+		return b, nil // what the log holds reaches back behind that time
+	}
+	if err != nil && !errors.Is(err, errNone) {
+		return begin{}, err
+	}
+	s, err := f.state(ctx)
+	if err != nil {
+		return begin{}, err
+	}
+	if !s.keepsSince(at) {
+		b.entry = entryForgotten
+	}
+	return b, nil
+}
+
+// oldest is the sequence of the oldest event that the stream holds of the application,
+// or errNone.
+func (f *Feed) oldest(ctx context.Context) (oldest uint64, err error) {
+	err = f.request(ctx, func(h *history) (err error) {
+		oldest, err = h.oldest(ctx, f.shard, f.application)
+		return err
+	})
+	return oldest, err
+}
+
+func (f *Feed) state(ctx context.Context) (s streamState, err error) {
+	err = f.request(ctx, func(h *history) (err error) {
+		s, err = h.state(ctx, f.shard, f.application)
+		return err
+	})
+	return s, err
+}
+
+func (f *Feed) request(ctx context.Context, do func(*history) error) error {
+	return f.hub.request(ctx, f.shard, func() error { return do(f.hub.history) })
+}

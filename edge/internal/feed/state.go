@@ -1,0 +1,130 @@
+package feed
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"canopy/shared/event"
+	"canopy/shared/subject"
+)
+
+// streamState is what a stream's leader says about it and one application.
+type streamState struct {
+	log         event.Log
+	shards      int
+	first, last uint64    // sequences, of any application
+	firstTime   time.Time // when first was stored
+	count       int64     // the application's events
+	most        int64     // that the stream keeps of each application; not positive: any number
+}
+
+// keeps says whether the stream surely holds every event of the application behind
+// sequence after: it forgets its own oldest events, or an application's.
+func (s streamState) keeps(after uint64) bool { return s.first <= after+1 && s.keepsAll() }
+
+// keepsSince says the same of what was stored at that time or later.
+func (s streamState) keepsSince(at time.Time) bool {
+	return (s.first <= 1 || !s.firstTime.After(at)) && s.keepsAll()
+}
+
+// keepsAll says whether the application is below its limit: only who has reached it has
+// lost events to it, since those that the stream itself forgets are the oldest of all.
+func (s streamState) keepsAll() bool { return s.most <= 0 || s.count < s.most }
+
+// state asks the leader of shard's stream about it, and with a name about an application.
+func (h *history) state(ctx context.Context, shard int, application string) (streamState, error) {
+	var info struct {
+		Created time.Time `json:"created"`
+		Config  struct {
+			Metadata          map[string]string `json:"metadata"`
+			MaxMsgsPerSubject int64             `json:"max_msgs_per_subject"`
+		} `json:"config"`
+		State struct {
+			First     uint64           `json:"first_seq"`
+			FirstTime time.Time        `json:"first_ts"`
+			Last      uint64           `json:"last_seq"`
+			Subjects  map[string]int64 `json:"subjects"`
+		} `json:"state"`
+		Error *apiError `json:"error"`
+	}
+	name := subject.Stream(shard)
+	var query any
+	if application != "" { // of all subjects it would cost the server hundreds of milliseconds
+		query = map[string]any{"subjects_filter": subject.In(shard, application)}
+	}
+	if err := h.request(ctx, "$JS.API.STREAM.INFO."+name, query, &info); err != nil {
+		return streamState{}, fmt.Errorf("ask for stream %s: %w", name, err)
+	}
+	if info.Error != nil {
+		return streamState{}, fmt.Errorf("ask for stream %s: %w", name, info.Error)
+	}
+	shards, err := strconv.Atoi(info.Config.Metadata[subject.MetadataShards])
+	if err != nil || shards < 1 {
+		return streamState{}, fmt.Errorf("stream %s: metadata %s is %q, want a number", name,
+			subject.MetadataShards, info.Config.Metadata[subject.MetadataShards])
+	}
+	return streamState{
+		log: event.LogOf(info.Created), shards: shards,
+		first: info.State.First, last: info.State.Last, firstTime: info.State.FirstTime,
+		count: info.State.Subjects[subject.In(shard, application)], most: info.Config.MaxMsgsPerSubject,
+	}, nil
+}
+
+// oldest gives the sequence of application's oldest event, or errNone. The leader answers.
+func (h *history) oldest(ctx context.Context, shard int, application string) (uint64, error) {
+	m, err := h.ask(ctx, shard, map[string]any{"seq": 1, "next_by_subj": subject.In(shard, application)})
+	return m.sequence, err
+}
+
+// firstSince gives the sequence of application's first event that was stored at that time
+// or later, or errNone. The leader answers.
+func (h *history) firstSince(ctx context.Context, shard int, application string, at time.Time) (uint64, error) {
+	m, err := h.ask(ctx, shard, map[string]any{"start_time": at.UTC(), "next_by_subj": subject.In(shard, application)})
+	return m.sequence, err
+}
+
+// apiError is what JetStream's API answers instead.
+type apiError struct {
+	Code        int    `json:"code"`
+	ErrCode     int    `json:"err_code"`
+	Description string `json:"description"`
+}
+
+func (e *apiError) Error() string {
+	return fmt.Sprintf("%s (code %d, error %d)", e.Description, e.Code, e.ErrCode)
+}
+
+func (h *history) request(ctx context.Context, to string, query, answer any) error {
+	var body []byte
+	if query != nil {
+		var err error
+		if body, err = json.Marshal(query); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	h.requests.Inc()
+	msg, err := h.nc.RequestWithContext(ctx, to, body)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(msg.Data, answer)
+}
+
+// parseMessage reads a republished message, or one that a direct get brought.
+func parseMessage(header nats.Header, data []byte) (message, error) {
+	seq, err := strconv.ParseUint(header.Get("Nats-Sequence"), 10, 64)
+	if err != nil {
+		return message{}, fmt.Errorf("read Nats-Sequence: %w", err)
+	}
+	m := message{sequence: seq, json: data}
+	m.previous, _ = strconv.ParseUint(header.Get("Nats-Last-Sequence"), 10, 64)
+	m.fault = m.readLabels(header)
+	return m, nil
+}

@@ -1,0 +1,152 @@
+package feed
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"canopy/shared/event"
+)
+
+const (
+	// backstop is how often a stream's leader is asked for a feed's last sequence although
+	// nothing seems to be missing: the last event before a pause may have been lost, and
+	// ingest's beacon with it.
+	backstop = time.Minute
+
+	// After a feed was opened, and after a reconnect or a new leader, the first two times
+	// come sooner: other nodes of a cluster may learn of the subscription later than the
+	// one that has confirmed it.
+	firstLook  = 500 * time.Millisecond
+	secondLook = 2500 * time.Millisecond
+
+	lookStep   = 200 * time.Millisecond
+	looksAStep = 512 // so many feeds at most are looked at in a lookStep
+	looksAhead = 32  // at once
+
+	// onItsWay is how long an event that the leader has may take to get here.
+	onItsWay = 250 * time.Millisecond
+)
+
+// witness has the leaders say how far the streams go, for every feed now and then.
+func (h *Hub) witness(ctx context.Context) {
+	ticker := time.NewTicker(lookStep)
+	defer ticker.Stop()
+	group, limited := errgroup.WithContext(ctx)
+	group.SetLimit(looksAhead)
+	for {
+		select {
+		case <-ctx.Done():
+			_ = group.Wait() // its functions return no errors
+			return
+		case <-ticker.C:
+		}
+		now := h.now()
+		h.mu.Lock()
+		feeds := h.all()
+		h.mu.Unlock()
+		looks := 0
+		for _, f := range feeds {
+			// A stream that does not answer must not hold up the looks at others.
+			if slot := h.slotsOf(f.shard); looks < looksAStep && len(slot) < cap(slot) && f.due(now) {
+				looks++
+				group.Go(func() error { f.look(limited); return nil })
+			}
+		}
+	}
+}
+
+// due says whether it is time to look at f, and sets the next time.
+func (f *Feed) due(now time.Time) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed || f.chain.held || !f.isOpen() || now.Before(f.nextLook) {
+		return false // while it is held, the leader is asked anyway
+	}
+	f.looks++
+	if f.looks == 1 {
+		f.nextLook = now.Add(secondLook)
+	} else { // spread, so that feeds that were opened together do not ask together for ever
+		f.nextLook = now.Add(f.hub.config.Backstop/2 + rand.N(f.hub.config.Backstop))
+	}
+	return true
+}
+
+// lookSoon makes the next two looks at f come soon. mu is held.
+func (f *Feed) lookSoon() {
+	f.looks = 0
+	f.nextLook = f.hub.now().Add(firstLook/2 + rand.N(firstLook))
+}
+
+// look asks the leader for the last sequence. If it is not the feed's, and that stays so
+// for a moment, something was lost.
+func (f *Feed) look(ctx context.Context) {
+	before := f.newest()
+	f.hub.stats.looks.Inc()
+	var last uint64
+	err := f.request(ctx, func(h *history) (err error) {
+		last, err = h.last(ctx, f.shard, f.application)
+		return err
+	})
+	if err != nil {
+		f.hub.zap.Debug("leader does not answer", zap.String("application", f.application), zap.Error(err))
+		return
+	}
+	if last == before.Sequence {
+		return
+	}
+	if last < before.Sequence { // its events have expired, or the stream was made anew
+		if s, err := f.state(ctx); err == nil && s.log != before.Log {
+			f.hub.suspect(f.shard)
+		}
+		return
+	}
+	select {
+	case <-ctx.Done():
+		return
+	case <-time.After(onItsWay):
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.closed && f.log() == before.Log {
+		f.expect(last)
+	}
+}
+
+// beacon takes ingest's word about the newest event that the stream has acknowledged.
+func (f *Feed) beacon(text string) error {
+	c, err := event.ParseCursor(text)
+	if err != nil {
+		return err
+	}
+	f.hub.stats.beacons.Inc()
+	if f.isOpen() && c.Log != f.log() {
+		f.hub.suspect(f.shard)
+		return nil
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.isOpen() {
+		f.ask = true // this may be newer than what the leader is just being asked for
+	} else if c.Log == f.log() {
+		f.expect(c.Sequence)
+	}
+	return nil
+}
+
+// expect notes that the stream holds, or has held, an event of that sequence. mu is held.
+func (f *Feed) expect(sequence uint64) {
+	if f.closed || sequence <= max(f.chain.head, f.chain.verified) {
+		return
+	}
+	f.chain.target = max(f.chain.target, sequence)
+	if f.chain.held {
+		return
+	}
+	f.chain.hold()
+	f.hub.stats.holes.Inc()
+	f.startRepair()
+}
