@@ -87,6 +87,18 @@ func (s *Server) Connect(opts ...nats.Option) *nats.Conn {
 	return nc
 }
 
+// Connect gives a connection to the server at url, or to a proxy's, that is closed when
+// the test ends.
+func Connect(t testing.TB, url string) *nats.Conn {
+	t.Helper()
+	nc, err := nats.Connect(url, nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond))
+	if err != nil {
+		t.Fatalf("connect to NATS: %v", err)
+	}
+	t.Cleanup(nc.Close)
+	return nc
+}
+
 // StreamConfig is a stream as ingest makes it, with short limits.
 func StreamConfig(shard, shards int) jetstream.StreamConfig {
 	return jetstream.StreamConfig{

@@ -2,6 +2,7 @@ package feed
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -33,6 +34,8 @@ type fakeSocket struct {
 	detached int
 	changed  *sync.Cond
 	held     *atomic.Int64 // what is owed to all sockets; may be nil
+	gotWhole int           // bytes of got that are whole frames
+	frames   int           // how many
 }
 
 func newFakeSocket(window int) *fakeSocket {
@@ -69,6 +72,34 @@ func (s *fakeSocket) take() int {
 	s.hold(-n)
 	s.changed.Broadcast()
 	return n
+}
+
+// whole counts the frames that have come whole. mu is held.
+func (s *fakeSocket) whole() int {
+	for b := s.got.Bytes()[s.gotWhole:]; len(b) >= 10; {
+		n := firstFrame(b)
+		if n > len(b) {
+			break
+		}
+		b = b[n:]
+		s.gotWhole += n
+		s.frames++
+	}
+	return s.frames
+}
+
+// readSlowly takes 8 KiB every millisecond until ctx ends.
+func (s *fakeSocket) readSlowly(ctx context.Context) {
+	ticker := time.NewTicker(time.Millisecond)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			s.refill(8 << 10)
+		}
+	}
 }
 
 func (s *fakeSocket) hold(n int) {

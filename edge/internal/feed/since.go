@@ -117,13 +117,23 @@ func (f *Feed) findEarliest(ctx context.Context) (begin, error) {
 }
 
 func (f *Feed) findTime(ctx context.Context, at time.Time) (begin, error) {
-	b := begin{cursor: f.newest()}
+	b := begin{cursor: event.Cursor{Log: f.log()}}
 	var first uint64
 	err := f.request(ctx, func(h *history) (err error) {
+		// First, since what comes between the questions is later than both; and the leader's
+		// word, since what the feed has not had yet may be older than that time.
+		if b.cursor.Sequence, err = h.last(ctx, f.shard, f.application); err != nil {
+			return err
+		}
 		first, err = h.firstSince(ctx, f.shard, f.application, at)
 		return err
 	})
 	if errors.Is(err, errNone) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if f.log() == b.cursor.Log {
+			f.expect(b.cursor.Sequence)
+		}
 		return b, nil
 	}
 	if err != nil {
