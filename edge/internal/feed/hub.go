@@ -8,6 +8,9 @@
 // one event at a time when events come slowly, up to 64 KiB when they come fast or the
 // socket is slow. A socket that the kernel takes no more for is passed over until it
 // drains; one that falls off the ring's tail is closed.
+//
+// A socket that begins in the past is served from the stream, together with others that
+// do, until its place is within the ring; then it joins the live feed there.
 package feed
 
 import (
@@ -58,6 +61,9 @@ type Config struct {
 	Workers int
 	// Held gives the bytes that wait for stalled sockets, outside of the rings.
 	Held func() int64
+	// PendingMessages may wait in the NATS client for each feed; beyond them they are
+	// dropped, noticed and read from the stream. 0 means 65,536.
+	PendingMessages int
 	// Backstop is how often the leader is asked, for each feed, whether anything is
 	// missing; 0 means every minute.
 	Backstop time.Duration
@@ -101,6 +107,9 @@ type Hub struct {
 func New(cfg Config, feeds, requests *nats.Conn, log *zap.Logger, reg prometheus.Registerer) *Hub {
 	if cfg.Workers == 0 {
 		cfg.Workers = runtime.GOMAXPROCS(0)
+	}
+	if cfg.PendingMessages == 0 {
+		cfg.PendingMessages = pendingMessages
 	}
 	if cfg.Backstop == 0 {
 		cfg.Backstop = backstop
