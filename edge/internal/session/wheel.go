@@ -13,10 +13,11 @@ const (
 type link struct {
 	next, prev *Session
 	at         uint32 // second of the next look
+	soon       uint32 // second that hasten asked for while it was not linked, 0 if none
 	linked     bool
 	added      bool
 	removed    bool
-	soon       uint32 // second that hasten asked for while it was not linked, 0 if none
+	left       bool // its access; guarded by the registry's accesses, and here for want of room
 }
 
 // wheel holds every session under the second at which something may be due, and so needs
