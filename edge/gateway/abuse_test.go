@@ -15,6 +15,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"canopy/edge/internal/certtest"
 	"canopy/shared/config"
 )
 
@@ -24,11 +25,7 @@ const handshake = "GET /open-app HTTP/1.1\r\nHost: canopy\r\nConnection: Upgrade
 // connect opens a TCP connection and writes text to it.
 func (s *stack) connect(text string) net.Conn {
 	s.t.Helper()
-	c, err := net.Dial("tcp", s.http)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	s.t.Cleanup(func() { _ = c.Close() })
+	c := s.dialTCP()
 	_ = c.SetDeadline(time.Now().Add(patience))
 	if _, err := io.WriteString(c, text); err != nil {
 		s.t.Fatal(err)
@@ -41,7 +38,7 @@ func TestClientsThatResetDuringTheHandshakeAreNotCounted(t *testing.T) {
 	stays := s.dial("/open-app", nil)
 	for range 200 {
 		c := s.connect(handshake)
-		_ = c.(*net.TCPConn).SetLinger(0)
+		_ = tcpOf(c).SetLinger(0)
 		_ = c.Close()
 	}
 	for deadline := time.Now().Add(patience); s.metric(`drogue_connections{protocol="ws",type="integration"}`) != 1; {
@@ -69,7 +66,8 @@ func TestHandshakesThatComeAtOnceDoNotExceedTheLimit(t *testing.T) {
 		all.Go(func() {
 			ctx, cancel := context.WithTimeout(context.Background(), patience)
 			defer cancel()
-			c, answer, err := websocket.Dial(ctx, "ws://"+s.http+"/open-app", nil)
+			client := &http.Client{Transport: &http.Transport{TLSClientConfig: certtest.Client()}}
+			c, answer, err := websocket.Dial(ctx, s.url()+"/open-app", &websocket.DialOptions{HTTPClient: client})
 			if err == nil {
 				opened.Add(1)
 				t.Cleanup(func() { _ = c.CloseNow() })

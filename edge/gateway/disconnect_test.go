@@ -11,8 +11,8 @@ import (
 	"github.com/coder/websocket"
 )
 
-// ask sends a request to the health address and returns the answer's status and body.
-func (s *stack) ask(method, path string, header http.Header) (int, string) {
+// askHealth sends a request to the health address and returns the answer's status and body.
+func (s *stack) askHealth(method, path string, header http.Header) (int, string) {
 	s.t.Helper()
 	r, err := http.NewRequest(method, "http://"+s.admin+path, nil)
 	if err != nil {
@@ -57,19 +57,19 @@ func TestDisconnectClosesTheSocketsOfAUserOrOfAnApplicationAndNoOthers(t *testin
 	alices := []*websocket.Conn{s.dial("/secret-app", basic), s.dial("/open-app", basic)}
 	others := []*websocket.Conn{s.dial("/other-app", nil), s.dial("/other-app", nil)}
 	stays := s.dial("/open-app", nil)
-	if status, body := s.ask("POST", "/debug/disconnect?user=alice", nil); status != 200 || body != `{"disconnected":2}` {
+	if status, body := s.askHealth("POST", "/debug/disconnect?user=alice", nil); status != 200 || body != `{"disconnected":2}` {
 		t.Errorf("by user: %d %s", status, body)
 	}
 	for _, c := range alices {
 		wantClose(t, c, websocket.StatusPolicyViolation, "Disconnected by the operator")
 	}
-	if status, body := s.ask("POST", "/debug/disconnect?application=other-app", nil); status != 200 || body != `{"disconnected":2}` {
+	if status, body := s.askHealth("POST", "/debug/disconnect?application=other-app", nil); status != 200 || body != `{"disconnected":2}` {
 		t.Errorf("by application: %d %s", status, body)
 	}
 	for _, c := range others {
 		wantClose(t, c, websocket.StatusPolicyViolation, "Disconnected by the operator")
 	}
-	if status, body := s.ask("POST", "/debug/disconnect?user=alice", nil); status != 200 || body != `{"disconnected":0}` {
+	if status, body := s.askHealth("POST", "/debug/disconnect?user=alice", nil); status != 200 || body != `{"disconnected":0}` {
 		t.Errorf("again: %d %s", status, body)
 	}
 	s.publish("open-app", "", 1)
@@ -98,7 +98,7 @@ func TestDisconnectRefusesWhatItShouldNotDo(t *testing.T) {
 		{"POST", "?application=open-app", http.Header{"Origin": {"http://elsewhere.example"}}, http.StatusForbidden},
 		{"POST", "?application=open-app", http.Header{"Sec-Fetch-Site": {"cross-site"}}, http.StatusForbidden},
 	} {
-		if status, body := s.ask(c.method, "/debug/disconnect"+c.path, c.header); status != c.status {
+		if status, body := s.askHealth(c.method, "/debug/disconnect"+c.path, c.header); status != c.status {
 			t.Errorf("%s %s %v: %d %s, want %d", c.method, c.path, c.header, status, body, c.status)
 		}
 	}

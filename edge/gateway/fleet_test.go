@@ -132,7 +132,7 @@ func (m *member) connect(ctx context.Context, edge string) error {
 	m.since.Store(time.Now().UnixNano())
 	m.opened.Add(1)
 	for payload := make([]byte, 0, 512); ; {
-		opcode, b, err := readFrame(in, payload)
+		opcode, b, err := nextFrame(in, payload)
 		if err != nil {
 			return err
 		}
@@ -171,7 +171,7 @@ func (m *member) take(b []byte) {
 	m.last.Store(n)
 }
 
-func readFrame(in *bufio.Reader, into []byte) (opcode byte, payload []byte, err error) {
+func nextFrame(in *bufio.Reader, into []byte) (opcode byte, payload []byte, err error) {
 	var header [8]byte
 	if _, err := io.ReadFull(in, header[:2]); err != nil {
 		return 0, nil, err

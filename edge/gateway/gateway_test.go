@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 
+	"canopy/edge/internal/certtest"
 	"canopy/shared/config"
 	"canopy/shared/natstest"
 )
@@ -44,15 +45,16 @@ api_keys:
 
 // stack is an edge with the NATS server that it reads from.
 type stack struct {
-	t     *testing.T
-	log   *zap.Logger
-	nats  *natstest.Server // nil in a cluster
-	url   string           // of NATS
-	js    jetstream.JetStream
-	http  string
-	admin string
-	file  string
-	stop  func() error
+	t       *testing.T
+	log     *zap.Logger
+	nats    *natstest.Server // nil in a cluster
+	natsURL string           // of NATS
+	js      jetstream.JetStream
+	http    string
+	admin   string
+	file    string
+	tls     bool
+	stop    func() error
 
 	published int
 }
@@ -68,7 +70,7 @@ func startEdge(t *testing.T, change func(*config.Config)) *stack {
 func startEdgeLogging(t *testing.T, log *zap.Logger, change func(*config.Config)) *stack {
 	t.Helper()
 	server := natstest.Start(t)
-	s := &stack{t: t, log: log, nats: server, url: server.URL(), js: natstest.Streams(t, server.Connect(), shards)}
+	s := &stack{t: t, log: log, nats: server, natsURL: server.URL(), js: natstest.Streams(t, server.Connect(), shards)}
 	s.run(change)
 	return s
 }
@@ -82,7 +84,7 @@ func onCluster(t *testing.T, cluster *natstest.Cluster, change func(*config.Conf
 		// Its own node first, the others when that is away.
 		urls := strings.Split(cluster.URL(), ",")
 		urls[0], urls[i] = urls[i], urls[0]
-		s := &stack{t: t, log: zaptest.NewLogger(t), url: urls[0], js: js}
+		s := &stack{t: t, log: zaptest.NewLogger(t), natsURL: urls[0], js: js}
 		s.run(func(cfg *config.Config) {
 			cfg.NATS.URL = strings.Join(urls, ",")
 			if change != nil {
@@ -97,7 +99,7 @@ func onCluster(t *testing.T, cluster *natstest.Cluster, change func(*config.Conf
 // another runs one more edge on the same NATS.
 func (s *stack) another(change func(*config.Config)) *stack {
 	s.t.Helper()
-	o := &stack{t: s.t, log: s.log, nats: s.nats, url: s.url, js: s.js, published: s.published}
+	o := &stack{t: s.t, log: s.log, nats: s.nats, natsURL: s.natsURL, js: s.js, published: s.published}
 	o.run(change)
 	return o
 }
@@ -114,13 +116,17 @@ func (s *stack) run(change func(*config.Config)) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.NATS.URL = s.url
+	cfg.NATS.URL = s.natsURL
 	cfg.HTTP.BindAddr, cfg.Runtime.Health.BindAddr = "127.0.0.1:0", "127.0.0.1:0"
 	cfg.Edge.ApplicationsFile = s.file
 	cfg.Edge.Drain = 100 * time.Millisecond
+	if overTLS(t) {
+		s.secure(&cfg)
+	}
 	if change != nil {
 		change(&cfg)
 	}
+	s.tls = cfg.HTTP.TLS()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended, bound := make(chan error, 1), make(chan Addrs, 1)
 	go func() { ended <- Run(ctx, cfg, s.log, func(a Addrs) { bound <- a }) }()
@@ -170,7 +176,8 @@ func (s *stack) dial(path string, header http.Header) *websocket.Conn {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	c, _, err := websocket.Dial(ctx, "ws://"+s.http+path, &websocket.DialOptions{HTTPHeader: header})
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: certtest.Client()}}
+	c, _, err := websocket.Dial(ctx, s.url()+path, &websocket.DialOptions{HTTPHeader: header, HTTPClient: client})
 	if err != nil {
 		s.t.Fatalf("open %s: %v", path, err)
 	}
@@ -271,91 +278,6 @@ func TestAChannelBringsItsEventsAndNoOthers(t *testing.T) {
 	}
 }
 
-// basic is the header of an API key.
-func basic(user, key string) http.Header {
-	r, _ := http.NewRequest("GET", "/", nil)
-	r.SetBasicAuth(user, key)
-	return r.Header
-}
-
-// request sends a request for a socket, its path as it is, and gives the answer.
-func (s *stack) request(path string, header http.Header) *http.Response {
-	s.t.Helper()
-	r, err := http.NewRequest("GET", "http://"+s.http, nil)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	path, query, _ := strings.Cut(path, "?")
-	r.URL.Opaque = "//" + s.http + path // bad encodings too
-	r.URL.RawQuery = query
-	upgrade := http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"},
-		"Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {"AAAAAAAAAAAAAAAAAAAAAA=="}}
-	for _, h := range []http.Header{upgrade, header} {
-		for k, v := range h {
-			r.Header[k] = v
-		}
-	}
-	answer, err := http.DefaultTransport.RoundTrip(r)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return answer
-}
-
-func TestRefusals(t *testing.T) {
-	s := startEdge(t, nil)
-	long := strings.Repeat("x", 10_240)
-	for _, c := range []struct {
-		name, path string
-		header     http.Header
-		status     int
-		body       string
-	}{
-		{"no upgrade", "/open-app", http.Header{"Connection": {"close"}, "Upgrade": {"nothing"}}, 400, `"error":"BadRequest"`},
-		{"unknown application", "/nobody", nil, 404, `{"error":"NotFound","message":"Resource not found: Application / nobody"}`},
-		{"private application", "/secret-app", nil, 404, `"Resource not found: Application / secret-app"`},
-		{"unknown key", "/secret-app", basic("alice", "wrong"), 403, `{"error":"Forbidden","message":"Forbidden"}`},
-		{"key of somebody else", "/secret-app", basic("bob", "secret"), 403, `"Forbidden"`},
-		{"two kinds", "/secret-app?token=x", basic("alice", "secret"), 403, `"Invalid request: `},
-		{"token without issuer", "/secret-app?token=x", nil, 403, `"Forbidden"`},
-		{"three segments", "/open-app/a/b", nil, 404, `"NotFound"`},
-		{"our own paths", "/-/open", nil, 404, `"NotFound"`},
-		{"nothing", "/", nil, 404, `"NotFound"`},
-		{"double slash", "//open-app", nil, 404, `"NotFound"`},
-		{"dots stay", "/open-app/..", nil, 101, ""},
-		{"parameter twice", "/open-app?token=a&token=b", nil, 400, `"Parameter given twice: token"`},
-		{"unknown parameter", "/open-app?x=1&x=2", nil, 101, ""},
-		{"not served yet", "/open-app?group_id=g", nil, 400, `"BadRequest"`},
-		{"empty since", "/open-app?since=", nil, 400, `"Bad parameter since: expected a cursor, an RFC 3339 time or earliest: \"\""`},
-		{"bad since", "/open-app?since=yesterday", nil, 400, `"Bad parameter since: expected a cursor, an RFC 3339 time or earliest: \"yesterday\""`},
-		{"since of a date", "/open-app?since=2026-01-01", nil, 400, `"Bad parameter since: `},
-		{"since twice", "/open-app?since=earliest&since=earliest", nil, 400, `"Parameter given twice: since"`},
-		{"since and group", "/open-app?since=earliest&group_id=g", nil, 400, `"Parameters exclude each other: group_id and since"`},
-		{"device and group", "/open-app?device=d&group_id=g", nil, 400, `"Parameters exclude each other: group_id and device"`},
-		{"CR LF and NUL", "/a%0d%0ab%00", nil, 404, `"Resource not found: Application / a\r\nb\u0000"`},
-		{"wildcards", "/*%2E%3E", nil, 404, `"NotFound"`},
-		{"bad percent-encoding", "/%zz", nil, 400, ""},
-		{"10 KB", "/" + long, nil, 404, long[:256] + `"}`},
-		{"headers too large", "/open-app", http.Header{"X": {strings.Repeat(long, 4)}}, 431, ""},
-		{"key in the query", "/secret-app?username=alice&api_key=secret", nil, 101, ""},
-		{"key in the header", "/secret-app", basic("alice", "secret"), 101, ""},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			answer := s.request(c.path, c.header)
-			defer func() { _ = answer.Body.Close() }()
-			if answer.StatusCode != c.status {
-				t.Errorf("status %s, want %d", answer.Status, c.status)
-			}
-			if c.status == http.StatusSwitchingProtocols {
-				return
-			}
-			if body, _ := io.ReadAll(answer.Body); !strings.Contains(string(body), c.body) {
-				t.Errorf("body %.300s, want %s", body, c.body)
-			}
-		})
-	}
-}
-
 func TestAnApplicationThatIsTakenAwayClosesItsSockets(t *testing.T) {
 	s := startEdge(t, nil)
 	gone, stays := s.dial("/other-app", nil), s.dial("/open-app", nil)
@@ -400,29 +322,5 @@ func TestDrainClosesEverySocketWith1001AndItsCursor(t *testing.T) {
 	}
 	if err := <-ended; err != nil {
 		t.Errorf("the edge ended with %v", err)
-	}
-}
-
-func TestMessagesFromClients(t *testing.T) {
-	s := startEdge(t, nil)
-	for _, c := range []struct {
-		message, reason string
-		code            websocket.StatusCode
-	}{
-		{`hello`, "unknown message: expected RefreshAccessToken", websocket.StatusProtocolError},
-		{`{"RefreshAccessToken":1}`, "unknown message: expected RefreshAccessToken", websocket.StatusProtocolError},
-		{`{"RefreshAccessToken":"x"}`, "Failed to refresh token", websocket.StatusPolicyViolation},
-	} {
-		socket := s.dial("/open-app", nil)
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		if err := socket.Write(ctx, websocket.MessageText, []byte(c.message)); err != nil {
-			t.Fatal(err)
-		}
-		_, _, err := socket.Read(ctx)
-		var closed websocket.CloseError
-		if !errors.As(err, &closed) || closed.Code != c.code || closed.Reason != c.reason {
-			t.Errorf("%s: ended with %v, want %d %s", c.message, err, c.code, c.reason)
-		}
 	}
 }

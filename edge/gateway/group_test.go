@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"strings"
@@ -218,7 +217,7 @@ func TestGroupsThatDifferInAnythingShareNoEvent(t *testing.T) {
 	for _, name := range names {
 		q := "?group_id=" + strings.NewReplacer("%", "%25", " ", "%20", ">", "%3E", "/", "%2F").Replace(name)
 		open("/open-app"+q, nil)
-		open("/open-app"+q, basic("alice", "secret"))
+		open("/open-app"+q, basicAuth("alice", "secret"))
 		open("/other-app"+q, nil)
 		open("/open-app/channel"+q, nil)
 		open("/open-app/other"+q, nil)
@@ -255,10 +254,8 @@ func TestGroupsThatAreRefused(t *testing.T) {
 	c := newCrowd(t)
 	refused := func(path string, header http.Header, status int, retry, body string) {
 		t.Helper()
-		answer := s.request(path, header)
-		defer func() { _ = answer.Body.Close() }()
-		text, _ := io.ReadAll(answer.Body)
-		if answer.StatusCode != status || answer.Header.Get("Retry-After") != retry || !strings.Contains(string(text), body) {
+		answer, text := s.ask("GET", path, header)
+		if answer.StatusCode != status || answer.Header.Get("Retry-After") != retry || !strings.Contains(text, body) {
 			t.Errorf("%.60s: %s, Retry-After %q, %s", path, answer.Status, answer.Header.Get("Retry-After"), text)
 		}
 	}
@@ -272,7 +269,7 @@ func TestGroupsThatAreRefused(t *testing.T) {
 	c.add(0, s.dial("/open-app?group_id=1", nil)) // is none that is new
 	refused("/open-app?group_id=3", nil, 429, "3600", "Too many new groups from this address")
 	refused("/other-app?group_id=3", nil, 429, "3600", "Too many new groups from this address")
-	c.add(0, s.dial("/open-app?group_id=3", basic("alice", "secret")))
-	refused("/open-app?group_id=4", basic("alice", "secret"), 429, "60", "Too many groups of this application")
-	c.add(0, s.dial("/secret-app?group_id=4", basic("alice", "secret")))
+	c.add(0, s.dial("/open-app?group_id=3", basicAuth("alice", "secret")))
+	refused("/open-app?group_id=4", basicAuth("alice", "secret"), 429, "60", "Too many groups of this application")
+	c.add(0, s.dial("/secret-app?group_id=4", basicAuth("alice", "secret")))
 }

@@ -7,8 +7,24 @@ import (
 	"strings"
 )
 
-// metric reads one unlabelled metric of the edge.
+// metric reads one metric of the edge, whose name is given with its labels.
 func (s *stack) metric(name string) float64 {
+	s.t.Helper()
+	v, ok := s.lookUp(name)
+	if !ok {
+		s.t.Fatalf("no metric %s", name)
+	}
+	return v
+}
+
+// metricOr0 is metric for one that begins to be when it is counted first.
+func (s *stack) metricOr0(name string) float64 {
+	s.t.Helper()
+	v, _ := s.lookUp(name)
+	return v
+}
+
+func (s *stack) lookUp(name string) (float64, bool) {
 	s.t.Helper()
 	answer, err := http.Get("http://" + s.admin + "/metrics")
 	if err != nil {
@@ -25,9 +41,8 @@ func (s *stack) metric(name string) float64 {
 			if err != nil {
 				s.t.Fatal(err)
 			}
-			return v
+			return v, true
 		}
 	}
-	s.t.Fatalf("no metric %s", name)
-	return 0
+	return 0, false
 }

@@ -14,11 +14,7 @@ import (
 // rawDial opens a socket by hand: nothing answers Pings on it.
 func (s *stack) rawDial(path, behind string) (net.Conn, *bufio.Reader) {
 	s.t.Helper()
-	c, err := net.Dial("tcp", s.http)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	s.t.Cleanup(func() { _ = c.Close() })
+	c := s.dialTCP()
 	_ = c.SetDeadline(time.Now().Add(patience))
 	request := "GET " + path + " HTTP/1.1\r\nHost: canopy\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
 		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n" + behind

@@ -1,0 +1,241 @@
+package gateway
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"canopy/shared/config"
+)
+
+// Who gets how many sockets, and what those are told who get none.
+
+// await waits until a condition holds.
+func (s *stack) await(what string, holds func() bool) {
+	s.t.Helper()
+	for deadline := time.Now().Add(patience); !holds(); {
+		if time.Now().After(deadline) {
+			s.t.Fatalf("%s did not come", what)
+		}
+	}
+}
+
+func TestLimits(t *testing.T) {
+	key := basicAuth("alice", "secret")
+	for _, c := range []struct {
+		name        string
+		limits      config.Limits
+		first       string // is open
+		second      string // is asked for then
+		header      http.Header
+		status      int
+		retry, body string
+		metric      string
+	}{
+		{"on this edge", config.Limits{Connections: 1}, "/open-app", "/open-app", nil,
+			503, "5", `{"error":"Unavailable","message":"Too many connections on this edge"}`, "connections"},
+		{"in this second", config.Limits{ConnectionsPerSecond: 1}, "/open-app", "/open-app", nil,
+			503, "1", `{"error":"Unavailable","message":"Too many new connections on this edge"}`, "connections_per_second"},
+		{"of an address", config.Limits{ConnectionsPerAddress: 1}, "/open-app", "/other-app", nil,
+			429, "10", `{"error":"TooManyRequests","message":"Too many connections from this address"}`, "connections_per_address"},
+		{"of a user", config.Limits{ConnectionsPerUser: 1}, "/secret-app", "/open-app", key,
+			429, "10", `{"error":"TooManyRequests","message":"Too many connections of this user"}`, "connections_per_user"},
+		{"of an application", config.Limits{ConnectionsPerApplication: 1}, "/open-app", "/open-app/channel", key,
+			429, "10", `{"error":"TooManyRequests","message":"Too many connections to this application"}`, "connections_per_application"},
+
+		// The order: the first that fails answers
+		{"of an address before the upgrade", config.Limits{ConnectionsPerAddress: 1}, "/open-app", "/open-app", http.Header{"Upgrade": {"h2c"}},
+			429, "10", `from this address`, "connections_per_address"},
+		{"the edge before an address", config.Limits{Connections: 1, ConnectionsPerAddress: 1}, "/open-app", "/open-app", nil,
+			503, "5", `on this edge`, "connections"},
+		{"of a user after what he may read", config.Limits{ConnectionsPerUser: 1}, "/secret-app", "/nobody", key,
+			404, "", `Application / nobody`, ""},
+		{"of a user before his application", config.Limits{ConnectionsPerUser: 1, ConnectionsPerApplication: 1}, "/secret-app", "/secret-app", key,
+			429, "10", `of this user`, "connections_per_user"},
+
+		// What does not count
+		{"another application", config.Limits{ConnectionsPerApplication: 1}, "/open-app", "/other-app", nil, 101, "", "", ""},
+		{"anonymous is no user", config.Limits{ConnectionsPerUser: 1}, "/open-app", "/open-app", nil, 101, "", "", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := startEdge(t, func(cfg *config.Config) {
+				limits := &cfg.Edge.Limits
+				limits.Connections, limits.ConnectionsPerSecond = c.limits.Connections, c.limits.ConnectionsPerSecond
+				limits.ConnectionsPerAddress, limits.ConnectionsPerUser = c.limits.ConnectionsPerAddress, c.limits.ConnectionsPerUser
+				limits.ConnectionsPerApplication = c.limits.ConnectionsPerApplication
+			})
+			s.dial(c.first, with(c.header, http.Header{"Upgrade": {"websocket"}}))
+			answer, body := s.ask(http.MethodGet, c.second, c.header)
+			if answer.StatusCode != c.status || answer.Header.Get("Retry-After") != c.retry || !strings.Contains(body, c.body) {
+				t.Errorf("got %s, Retry-After %q, %s; want %d, %q, %s", answer.Status, answer.Header.Get("Retry-After"), body, c.status, c.retry, c.body)
+			}
+			if c.metric == "" {
+				return
+			}
+			if n := s.metric(`canopy_edge_over_limit_total{limit="` + c.metric + `"}`); n != 1 {
+				t.Errorf("%v refusals are counted, want 1", n)
+			}
+		})
+	}
+}
+
+func TestTheAddressThatCountsIsTheClients(t *testing.T) {
+	from := func(entries ...string) http.Header { return http.Header{"X-Forwarded-For": entries} }
+	s := startEdge(t, func(cfg *config.Config) {
+		cfg.HTTP.TrustedProxies = []string{"127.0.0.1", "10.0.0.0/8"}
+		cfg.Edge.Limits.ConnectionsPerAddress = 1
+	})
+	s.dial("/open-app", from("192.0.2.1"))
+	s.dial("/open-app", from("2001:db8:1:2::1"))
+	for _, c := range []struct {
+		name   string
+		header http.Header
+		status int
+	}{
+		{"the same address", from("192.0.2.1"), 429},
+		{"the same with a port", from("192.0.2.1:4711"), 429},
+		{"the same as IPv6 writes it", from("::ffff:192.0.2.1"), 429},
+		{"the same behind a further proxy", from("192.0.2.1, 10.1.2.3"), 429},
+		{"the same, and what the client made up", from("198.51.100.7, 192.0.2.1"), 429},
+		{"the same, in two lines", from("198.51.100.7", "192.0.2.1"), 429},
+		{"another address", from("192.0.2.2"), 101},
+		{"another one that poses as the same", from("192.0.2.1, 198.51.100.8"), 101},
+		{"the same /64", from("2001:db8:1:2:ffff::9"), 429},
+		{"another /64", from("[2001:db8:1:3::1]:4711"), 101},
+		{"Forwarded is not read", http.Header{"Forwarded": {"for=192.0.2.1"}}, 101},
+		{"what is no address", from("192.0.2.1, unknown"), 101}, // counts for the proxy, which has none
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var answer *http.Response
+			s.await("another answer than before", func() bool { // the socket before may still be on its end
+				answer, _ = s.ask(http.MethodGet, "/open-app", c.header)
+				return answer.StatusCode == c.status || c.status == 429
+			})
+			if answer.StatusCode != c.status {
+				t.Errorf("got %s, want %d", answer.Status, c.status)
+			}
+		})
+	}
+}
+
+func TestAForwardedAddressCountsFromTrustedProxiesOnly(t *testing.T) {
+	s := startEdge(t, func(cfg *config.Config) {
+		cfg.HTTP.TrustedProxies = []string{"10.0.0.0/8"}
+		cfg.Edge.Limits.ConnectionsPerAddress = 1
+	})
+	s.dial("/open-app", http.Header{"X-Forwarded-For": {"192.0.2.1"}})
+	if answer, _ := s.ask(http.MethodGet, "/open-app", http.Header{"X-Forwarded-For": {"192.0.2.2"}}); answer.StatusCode != 429 {
+		t.Errorf("got %s, want 429", answer.Status)
+	}
+}
+
+func TestTheAddressBehindThePROXYProtocolIsTheClients(t *testing.T) {
+	for _, secure := range []bool{false, true} {
+		s := startEdge(t, func(cfg *config.Config) {
+			// The probe of startEdge goes to the health address, which is another one.
+			cfg.HTTP.ProxyProtocol = true
+			cfg.Edge.Limits.ConnectionsPerAddress = 1
+			if secure {
+				(&stack{t: t}).secure(cfg)
+			}
+		})
+		open := func(client string) int {
+			c := s.behind("PROXY TCP4 " + client + " 192.0.2.9 4711 443\r\n")
+			return s.handshakeOn(c)
+		}
+		for i, want := range []int{101, 429, 101} {
+			if got := open([]string{"192.0.2.1", "192.0.2.1", "192.0.2.2"}[i]); got != want {
+				t.Errorf("TLS %v: connection %d got %d, want %d", secure, i, got, want)
+			}
+		}
+		refused := s.behind("GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+		if _, err := refused.Read(make([]byte, 1)); err == nil {
+			t.Error("a connection without a header was answered")
+		}
+		s.await("its count", func() bool { return s.metric("canopy_edge_proxy_headers_refused_total") == 1 })
+	}
+}
+
+func TestPlacesAreGivenBackHoweverASocketEnds(t *testing.T) {
+	key := basicAuth("alice", "secret")
+	s := startEdge(t, func(cfg *config.Config) {
+		cfg.Edge.Limits.ConnectionsPerAddress = 2
+		cfg.Edge.Limits.ConnectionsPerUser = 1
+		cfg.Edge.Limits.ConnectionsPerApplication = 1
+	})
+	next := func(after string) *websocket.Conn {
+		s.t.Helper()
+		s.await("a place after "+after, func() bool { // the edge hears of an end a little later
+			answer, _ := s.ask(http.MethodGet, "/secret-app", key)
+			return answer.StatusCode == 101
+		})
+		var c *websocket.Conn
+		s.await("a socket after "+after, func() bool {
+			var err error
+			c, err = s.tryDial("/secret-app", key)
+			return err == nil
+		})
+		return c
+	}
+	c := next("the start")
+	_ = c.Close(websocket.StatusNormalClosure, "")
+	c = next("a close by the client")
+	_ = c.CloseNow()
+	c = next("a cut by the client")
+	s.write(c, "hello")
+	closedWith(t, c)
+	next("a close by the edge")
+	for range 20 {
+		hand := s.connect(strings.Replace(handshake, "open-app", "secret-app", 1))
+		_ = tcpOf(hand).SetLinger(0)
+		_ = hand.Close()
+		s.ask(http.MethodGet, "/nobody", key)
+		s.ask(http.MethodGet, "/secret-app", basicAuth("alice", "wrong"))
+		s.ask(http.MethodGet, "/secret-app", with(key, http.Header{"Upgrade": {"h2c"}}))
+	}
+	if answer, _ := s.ask(http.MethodGet, "/secret-app", key); answer.StatusCode != 429 {
+		t.Errorf("a second socket of the user: %s, want 429", answer.Status)
+	}
+	if err := os.WriteFile(s.file, []byte(strings.Replace(applications, "secret-app", "no-app", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.await("the end of the socket", func() bool { return s.metric(`drogue_connections{protocol="ws",type="integration"}`) == 0 })
+	if err := os.WriteFile(s.file, []byte(applications), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	next("a withdrawal")
+}
+
+func TestLimitsAreExactWhenHandshakesComeAtOnce(t *testing.T) {
+	const limit, clients = 5, 40
+	for _, limits := range []config.Limits{
+		{ConnectionsPerAddress: limit}, {ConnectionsPerUser: limit}, {ConnectionsPerApplication: limit},
+	} {
+		s := startEdge(t, func(cfg *config.Config) {
+			limits.HeaderBytes, limits.MessageBytes = cfg.Edge.Limits.HeaderBytes, cfg.Edge.Limits.MessageBytes
+			cfg.Edge.Limits = limits
+		})
+		var opened atomic.Int64
+		var all sync.WaitGroup
+		for range clients {
+			all.Go(func() {
+				if _, err := s.tryDial("/secret-app", basicAuth("alice", "secret")); err == nil {
+					opened.Add(1)
+				} else if !strings.Contains(err.Error(), "429") {
+					t.Errorf("refused with %v, want 429", err)
+				}
+			})
+		}
+		all.Wait()
+		if opened.Load() != limit {
+			t.Errorf("%s: %d sockets are open, want %d", fmt.Sprintf("%+v", limits), opened.Load(), limit)
+		}
+	}
+}
