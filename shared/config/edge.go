@@ -9,6 +9,9 @@ import (
 const (
 	mebibyte = 1 << 20
 
+	// maxMessages is what a socket can count in the room that it has for it.
+	maxMessages = 65534
+
 	// longest bounds the intervals of pings, so that a dead socket does not stay for days.
 	longest = time.Hour
 
@@ -90,6 +93,7 @@ func (c *check) limits(l Limits) {
 	} {
 		c.atLeast("EDGE__LIMITS__"+limit.name, int64(limit.most), 0, "0")
 	}
+	c.that(l.MessagesPerSecond <= maxMessages, "EDGE__LIMITS__MESSAGES_PER_SECOND", "expected at most 65534")
 	// A token must fit into a message, which refreshes it, and into a header.
 	c.that(l.MessageBytes >= 8<<10 && l.MessageBytes <= 16*mebibyte, "EDGE__LIMITS__MESSAGE_BYTES", "expected 8KiB to 16MiB")
 	c.that(l.HeaderBytes >= 8<<10 && l.HeaderBytes <= mebibyte, "EDGE__LIMITS__HEADER_BYTES", "expected 8KiB to 1MiB")

@@ -68,18 +68,17 @@ type Conn struct {
 
 	secure *carrier // nil without TLS; set before nb, then constant
 
-	turn    sync.Mutex // held during the owner's callbacks, so that they never overlap
-	read    reader     // guarded by turn
-	rate    rate       // guarded by turn
-	heard   atomic.Uint32
-	state   atomic.Uint32 // bits below
-	awaited atomic.Uint32 // Pongs that may come and do not count
+	turn  sync.Mutex // held during the owner's callbacks, so that they never overlap
+	read  reader     // guarded by turn
+	heard atomic.Uint32
+	state atomic.Uint32 // bits below, and above them the Pongs that may come and do not count
 }
 
 const (
 	stateCut    = 1 << iota // Cut was called
 	stateDeaf               // nothing more is read: the peer closed, or broke the protocol
 	stateFailed             // Adopt failed: the owner never hears of this connection
+	awaitedPong             // the first bit of the number of Pongs that may come
 )
 
 // Write sends b, which holds whole frames only, so that concurrent writers never
@@ -164,14 +163,14 @@ func (c *Conn) LastHeard() uint32 {
 
 // ExpectPong says that a Ping is about to be written: one Pong does not count against
 // Config.MaxFrames then.
-func (c *Conn) ExpectPong() { c.awaited.Add(1) }
+func (c *Conn) ExpectPong() { c.state.Add(awaitedPong) }
 
 // consume hands the bytes to the reader until the connection is cut or nothing more is to
 // be read. The caller holds turn.
 func (c *Conn) consume(data []byte, e *Engine) {
 	for len(data) > 0 && c.state.Load()&(stateCut|stateDeaf) == 0 {
 		rest, open := c.read.step(data, e.config.MaxMessage, c.owner)
-		if most := e.config.MaxFrames; open && most > 0 && c.counts() && c.rate.over(e.now.Load(), most) {
+		if most := e.config.MaxFrames; open && most > 0 && c.counts() && c.read.over(e.now.Load(), most) {
 			open = c.read.refuse(tooMany, c.owner)
 		}
 		if !open {
@@ -184,24 +183,9 @@ func (c *Conn) consume(data []byte, e *Engine) {
 // counts says whether the latest step has read the header of a frame that counts.
 func (c *Conn) counts() bool {
 	op, begun := c.read.takeBegun()
-	if begun && op == OpPong && c.awaited.Load() > 0 {
-		c.awaited.Add(^uint32(0)) // turn is held: nobody else takes one
+	if begun && op == OpPong && c.state.Load() >= awaitedPong {
+		c.state.Add(^uint32(awaitedPong - 1)) // turn is held: nobody else takes one
 		return false
 	}
 	return begun
-}
-
-// rate counts frames by the second of the engine's clock.
-type rate struct {
-	second uint32
-	frames uint32
-}
-
-// over counts one frame at second now, and says whether it is more than most.
-func (r *rate) over(now uint32, most int) bool {
-	if r.second != now {
-		r.second, r.frames = now, 0
-	}
-	r.frames++
-	return int64(r.frames) > int64(most)
 }

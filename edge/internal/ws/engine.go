@@ -32,7 +32,7 @@ type Config struct {
 	MaxMessage int
 	// MaxFrames is how many frames a client may send in a second of the engine's clock,
 	// control frames among them, without the Pongs of Conn.ExpectPong; 0 means any
-	// number. One more is a violation with ClosePolicy.
+	// number, and MaxFrames is the most. One more is a violation with ClosePolicy.
 	MaxFrames int
 	// MaxWriteBuffer bounds the bytes that wait in memory for one socket; 0 means no
 	// bound. At the bound nbio closes without a close frame, so it should lie above
@@ -69,6 +69,7 @@ func NewEngine(config Config) *Engine {
 	if config.MaxMessage == 0 {
 		config.MaxMessage = DefaultMaxMessage
 	}
+	config.MaxFrames = min(config.MaxFrames, MaxFrames)
 	if config.Log == nil {
 		config.Log = zap.NewNop()
 	}

@@ -12,10 +12,15 @@ import (
 //
 // A reader belongs to one goroutine at a time. It changes the bytes given to it.
 type reader struct {
-	part  *partial
-	op    Opcode // of the latest header, if begun
-	begun bool   // a header was read since takeBegun
+	part   *partial
+	op     Opcode // of the latest header, if begun
+	begun  bool   // a header was read since takeBegun
+	second uint16 // of the engine's clock, its low bits
+	frames uint16 // that over counted in it
 }
+
+// MaxFrames is the largest Config.MaxFrames.
+const MaxFrames = 1<<16 - 2
 
 // partial is what has come of an unfinished frame or message.
 type partial struct {
@@ -97,6 +102,15 @@ func (r *reader) step(data []byte, max int, h Handler) (rest []byte, open bool) 
 func (r *reader) takeBegun() (op Opcode, begun bool) {
 	begun, r.begun = r.begun, false
 	return r.op, begun
+}
+
+// over counts one frame at second now, and says whether it is more than most.
+func (r *reader) over(now uint32, most int) bool {
+	if r.second != uint16(now) {
+		r.second, r.frames = uint16(now), 0
+	}
+	r.frames++
+	return int(r.frames) > most
 }
 
 // header reads a frame's header, of which a part may have come earlier. A nil rest

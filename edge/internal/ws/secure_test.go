@@ -157,3 +157,34 @@ func TestACloseFrameOverTLSIsFollowedByTheEndOfTLS(t *testing.T) {
 		t.Errorf("got %q, error %v", got, err)
 	}
 }
+
+// BenchmarkTLSSocketAtRest reports the heap that the edge's side of an idle socket takes with
+// TLS: what is given back when all are cut while their clients stay.
+func BenchmarkTLSSocketAtRest(b *testing.B) {
+	s := serveOver(b, true, Config{}, nil)
+	clients := make([]*tls.Conn, b.N)
+	served := make([]*echo, b.N)
+	for i := range clients {
+		conn, err := tls.Dial("tcp", s.addr, certtest.Client())
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer func() { _ = conn.Close() }()
+		upgrade(b, conn, frame(fin|0x1, "hello"))
+		if _, err := io.ReadFull(conn, make([]byte, 7)); err != nil {
+			b.Fatal(err)
+		}
+		clients[i], served[i] = conn, s.next(b)
+	}
+	before := heap()
+	for i, e := range served {
+		e.Cut()
+		<-e.ended
+		served[i] = nil
+	}
+	s.mu.Lock()
+	s.conns = nil
+	s.mu.Unlock()
+	b.ReportMetric(float64(before-heap())/float64(b.N), "heap-B/socket")
+	runtime.KeepAlive(clients)
+}
