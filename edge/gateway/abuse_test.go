@@ -118,3 +118,16 @@ func TestHalfOpenConnectionsDoNotKeepSocketsFromTheirCloseFrame(t *testing.T) {
 		t.Errorf("the drain took %s", took)
 	}
 }
+
+func TestAClientThatLeavesWhileItsPlaceIsMadeIsNoFaultOfTheEdge(t *testing.T) {
+	s := startEdge(t, nil)
+	s.nats.Down() // so that no place can be made
+	c := s.connect(handshake)
+	_ = c.Close()
+	s.await("its count", func() bool { return s.metricOr0(`canopy_edge_requests_total{status="499"}`) == 1 })
+	if n := s.metricOr0(`canopy_edge_requests_total{status="503"}`); n != 0 {
+		t.Errorf("%v requests are counted as 503, want 0", n)
+	}
+	s.nats.Up()
+	s.waitReady()
+}

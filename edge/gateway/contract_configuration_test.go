@@ -78,7 +78,9 @@ func TestMetricsHaveTheNamesThatOperatorsKnow(t *testing.T) {
 	s := startEdge(t, nil)
 	c := s.dial("/secret-app", basicAuth("alice", "secret"))
 	s.write(c, `{"RefreshAccessToken":"x"}`)
-	closedWith(t, c)
+	if closed := closedWith(t, c); closed.Code != 1008 {
+		t.Errorf("closed with %v, want 1008", closed)
+	}
 	s.ask(http.MethodGet, "/open-app?token=x", nil)
 	s.ask(http.MethodGet, "/nobody", nil)
 	_, metrics := s.health("/metrics")

@@ -190,7 +190,9 @@ func TestPlacesAreGivenBackHoweverASocketEnds(t *testing.T) {
 	_ = c.CloseNow()
 	c = next("a cut by the client")
 	s.write(c, "hello")
-	closedWith(t, c)
+	if closed := closedWith(t, c); closed.Code != 1002 {
+		t.Errorf("closed with %v, want 1002", closed)
+	}
 	next("a close by the edge")
 	for range 20 {
 		hand := s.connect(strings.Replace(handshake, "open-app", "secret-app", 1))
