@@ -82,7 +82,8 @@ func (s *Session) close(c Closing, hangUp uint32) bool {
 	if !s.state.CompareAndSwap(open, closing) {
 		return false
 	}
-	s.closing = &c
+	why := c // so that a session that is open has room for a pointer only
+	s.closing = &why
 	s.hangUp.Store(hangUp)
 	s.cutAt.Store(s.registry.engine.Now() + closeSeconds)
 	s.registry.count(c)
