@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"canopy/shared/event"
+	"canopy/shared/stream"
 	"canopy/shared/subject"
 )
 
@@ -40,22 +41,11 @@ func OpenStream(ctx context.Context, nc *nats.Conn, size int) (*Stream, error) {
 		return nil, fmt.Errorf("make JetStream context: %w", err)
 	}
 	shard := subject.Shard(Application, shards)
-	_, err = js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
-		Name:              subject.Stream(shard),
-		Subjects:          []string{subject.StreamSubjects(shard)},
-		Storage:           jetstream.FileStorage,
-		Discard:           jetstream.DiscardOld,
+	_, err = js.CreateOrUpdateStream(ctx, stream.Config(jetstream.StreamConfig{
 		MaxAge:            streamAge,
 		MaxMsgsPerSubject: 1_000_000,
 		Duplicates:        2 * time.Minute,
-		AllowDirect:       true,
-		AllowBatchPublish: true,
-		RePublish:         &jetstream.RePublish{Source: subject.StreamSubjects(shard), Destination: subject.Republish(shard)},
-		Metadata: map[string]string{
-			subject.MetadataShards: strconv.Itoa(shards),
-			subject.MetadataShard:  strconv.Itoa(shard),
-		},
-	})
+	}, shard, shards))
 	if err != nil {
 		return nil, fmt.Errorf("make stream %s: %w", subject.Stream(shard), err)
 	}

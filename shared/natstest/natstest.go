@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"canopy/shared/event"
+	"canopy/shared/stream"
 	"canopy/shared/subject"
 )
 
@@ -26,10 +27,13 @@ type Server struct {
 	srv  *server.Server
 }
 
-// Start runs a server until the test ends.
-func Start(t testing.TB) *Server {
+// Start runs a server until the test ends. change may change its options.
+func Start(t testing.TB, change ...func(*server.Options)) *Server {
 	t.Helper()
 	s := &Server{t: t, opts: options(t)}
+	for _, c := range change {
+		c(&s.opts)
+	}
 	s.Up()
 	t.Cleanup(func() {
 		if s.srv != nil {
@@ -71,6 +75,19 @@ func (s *Server) Down() {
 	s.srv = nil
 }
 
+// Running is the server itself, nil while it is down.
+func (s *Server) Running() *server.Server { return s.srv }
+
+// Reload changes options of the running server.
+func (s *Server) Reload(change func(*server.Options)) {
+	s.t.Helper()
+	change(&s.opts)
+	opts := s.opts
+	if err := s.srv.ReloadOptions(&opts); err != nil {
+		s.t.Fatalf("reload the NATS server's options: %v", err)
+	}
+}
+
 // URL is where clients connect.
 func (s *Server) URL() string { return fmt.Sprintf("nats://127.0.0.1:%d", s.opts.Port) }
 
@@ -101,24 +118,11 @@ func Connect(t testing.TB, url string) *nats.Conn {
 
 // StreamConfig is a stream as ingest makes it, with short limits.
 func StreamConfig(shard, shards int) jetstream.StreamConfig {
-	return jetstream.StreamConfig{
-		Name:              subject.Stream(shard),
-		Subjects:          []string{subject.StreamSubjects(shard)},
-		Storage:           jetstream.FileStorage,
+	return stream.Config(jetstream.StreamConfig{
 		Replicas:          1,
-		AllowDirect:       true,
-		AllowBatchPublish: true,
 		MaxMsgsPerSubject: 1_000_000,
 		Duplicates:        time.Minute,
-		RePublish: &jetstream.RePublish{
-			Source:      subject.StreamSubjects(shard),
-			Destination: subject.Republish(shard),
-		},
-		Metadata: map[string]string{
-			subject.MetadataShards: strconv.Itoa(shards),
-			subject.MetadataShard:  strconv.Itoa(shard),
-		},
-	}
+	}, shard, shards)
 }
 
 // Streams makes all streams, and gives a context to publish with.

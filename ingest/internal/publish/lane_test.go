@@ -206,14 +206,14 @@ func TestLaneEndsABatchWhoseRestWasForgotten(t *testing.T) {
 	}
 }
 
-// stream is a model of a server's: what it stores, in order, and batches that may lose
+// modelStream is a model of a server's: what it stores, in order, and batches that may lose
 // messages, refuse them, or die.
-type stream struct {
+type modelStream struct {
 	stored []*Message
 	has    map[string]bool
 }
 
-func (s *stream) take(m *Message) (dup bool) {
+func (s *modelStream) take(m *Message) (dup bool) {
 	if s.has[m.ID] {
 		return true
 	}
@@ -230,7 +230,7 @@ func FuzzLaneKeepsOrderAndLosesNothing(f *testing.F) {
 		r := rand.New(rand.NewPCG(seed1, seed2))
 		owners := []*owner{newOwner(t), newOwner(t), newOwner(t)}
 		l := newLane(&noted{}, 100)
-		s := &stream{has: make(map[string]bool)}
+		s := &modelStream{has: make(map[string]bool)}
 		now := start
 		const each = 150
 		given := make([]int, len(owners))
@@ -268,7 +268,7 @@ func FuzzLaneKeepsOrderAndLosesNothing(f *testing.F) {
 
 // simulate is the server: it takes what td sends up to a random place, and answers with
 // what a server would, or with nothing.
-func simulate(l *lane, s *stream, r *rand.Rand, td todo, now time.Time) {
+func simulate(l *lane, s *modelStream, r *rand.Rand, td todo, now time.Time) {
 	silent := r.IntN(8) == 0
 	if td.alone {
 		if r.IntN(8) == 0 {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"reflect"
 	"strconv"
 
@@ -12,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
+	"canopy/shared/stream"
 	"canopy/shared/subject"
 )
 
@@ -33,14 +33,9 @@ func (e *configError) Unwrap() error { return e.err }
 
 // want is has with everything that is Canopy's to decide.
 func (s *Streams) want(has jetstream.StreamConfig, shard int) jetstream.StreamConfig {
-	c := has
+	c := stream.Config(has, shard, s.cfg.Shards)
 	r := s.cfg.Retention
-	c.Name = subject.Stream(shard)
 	c.Description = "Canopy: the events of shard " + strconv.Itoa(shard)
-	c.Subjects = []string{subject.StreamSubjects(shard)}
-	c.Storage = jetstream.FileStorage
-	c.Retention = jetstream.LimitsPolicy
-	c.Discard = jetstream.DiscardOld
 	c.MaxAge = r.Age
 	c.MaxBytes = max(r.Bytes/int64(s.cfg.Shards), 1)
 	c.MaxMsgsPerSubject = r.EventsPerApplication
@@ -49,18 +44,6 @@ func (s *Streams) want(has jetstream.StreamConfig, shard int) jetstream.StreamCo
 		c.Duplicates = min(c.Duplicates, r.Age) // the server takes no longer one
 	}
 	c.MaxConsumers = s.cfg.Consumers
-	c.AllowDirect = true
-	c.AllowBatchPublish = true
-	c.RePublish = &jetstream.RePublish{
-		Source:      subject.StreamSubjects(shard),
-		Destination: subject.Republish(shard),
-	}
-	c.Metadata = maps.Clone(has.Metadata) // the server keeps notes of its own there
-	if c.Metadata == nil {
-		c.Metadata = make(map[string]string, 2)
-	}
-	c.Metadata[subject.MetadataShards] = strconv.Itoa(s.cfg.Shards)
-	c.Metadata[subject.MetadataShard] = strconv.Itoa(shard)
 	if has.Name == "" {
 		// Fields whose zero value the server would take literally.
 		c.MaxMsgs = -1
