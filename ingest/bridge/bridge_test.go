@@ -14,7 +14,7 @@ import (
 func TestRecordOfKafkaIsRepublishedAsAnEvent(t *testing.T) {
 	w := newWorld(t)
 	cfg := w.config()
-	nc, err := nats.Connect(w.nats.ClientURL())
+	nc, err := nats.Connect(w.nats.URL())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +41,7 @@ func TestRecordOfKafkaIsRepublishedAsAnEvent(t *testing.T) {
 	if m.Header.Get(event.HeaderAppended) == "" {
 		t.Error("no " + event.HeaderAppended)
 	}
-	eventually(t, 20*time.Second, "ready", func() bool {
+	eventually(t, patience, "ready", func() bool {
 		resp, err := http.Get("http://" + i.health + "/readiness")
 		if err != nil {
 			return false

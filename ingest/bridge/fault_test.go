@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -67,15 +68,15 @@ func TestOrderAndCompletenessSurviveRestartsOfNATSUnderLoad(t *testing.T) {
 	load := w.load("events-foo", partitions, 40, 10*time.Millisecond)
 	for range 4 {
 		before := w.count()
-		eventually(t, 20*time.Second, "records flow", func() bool { return w.count() > before+500 })
-		w.stopNATS()
-		eventually(t, 20*time.Second, "ingest waits for NATS", func() bool {
+		eventually(t, patience, "records flow", func() bool { return w.count() > before+500 })
+		w.nats.Down()
+		eventually(t, patience, "ingest waits for NATS", func() bool {
 			return i.metric("canopy_ingest_window_records") > float64(cfg.Ingest.Window.Records)*3/4
 		})
-		w.startNATS()
+		w.nats.Up()
 	}
 	n := load.finish(t)
-	eventually(t, 60*time.Second, "everything is stored", func() bool { return w.count() >= n*partitions })
+	eventually(t, patience, "everything is stored", func() bool { return w.count() >= n*partitions })
 	if i.metric(`canopy_ingest_publish_restarts_total{reason="disconnected"}`) < 1 {
 		t.Error("no batch was cut off: the fault did not happen")
 	}
@@ -115,7 +116,7 @@ func (w *world) refuseCommits() <-chan struct{} {
 
 func TestCrashBetweenPublishAndCommitLosesNothingAndStoresNothingTwice(t *testing.T) {
 	t.Parallel()
-	const n = 3000
+	const n = 1000
 	w := newWorld(t, kfake.SeedTopics(1, "events-foo"))
 	refused := w.refuseCommits()
 	var rs []*kgo.Record
@@ -125,7 +126,7 @@ func TestCrashBetweenPublishAndCommitLosesNothingAndStoresNothingTwice(t *testin
 	w.produce(rs...)
 	cfg := w.config()
 	first := w.run(cfg)
-	eventually(t, 20*time.Second, "all is stored", func() bool { return w.count() == n })
+	eventually(t, patience, "all is stored", func() bool { return w.count() == n })
 	select {
 	case <-refused:
 	case <-time.After(20 * time.Second):
@@ -137,9 +138,9 @@ func TestCrashBetweenPublishAndCommitLosesNothingAndStoresNothingTwice(t *testin
 	}
 	second := w.run(cfg)
 	// franz-go may take the refusals for a reason to join anew and read once more.
-	eventually(t, 30*time.Second, "all is read again", func() bool { return second.metric("canopy_ingest_duplicates_total") >= n })
+	eventually(t, patience, "all is read again", func() bool { return second.metric("canopy_ingest_duplicates_total") >= n })
 	w.produce(eventRecord("events-foo", 0, n, `{}`))
-	eventually(t, 20*time.Second, "the next one is stored", func() bool { return w.count() == n+1 })
+	eventually(t, patience, "the next one is stored", func() bool { return w.count() == n+1 })
 	second.stop()
 	checkOrder(t, w.stored("foo", cfg.Ingest.Shards), 1, n+1)
 }
@@ -156,7 +157,7 @@ func TestRecordsThatCanNeverBeStoredAreSkippedAndTheirNeighboursAreNot(t *testin
 	core, logs := observer.New(zap.DebugLevel)
 	cfg := w.config()
 	i := w.run(cfg, zap.New(core))
-	eventually(t, 20*time.Second, "all is committed", func() bool { return w.committed("events-foo", 0) == 6 })
+	eventually(t, patience, "all is committed", func() bool { return w.committed("events-foo", 0) == 6 })
 	for name, want := range map[string]float64{
 		`canopy_ingest_refused_total{reason="too_large"}`:        1,
 		`canopy_ingest_refused_total{reason="header_too_large"}`: 1,
@@ -197,12 +198,8 @@ func TestConnectionThatNATSEndsForGoodEndsIngestAndTheNextOneGoesOn(t *testing.T
 	first := w.run(w.config())
 	body := `"` + strings.Repeat("x", 4000) + `"`
 	w.produce(eventRecord("events-foo", 0, 0, body))
-	eventually(t, 20*time.Second, "stored", func() bool { return w.count() == 1 })
-	opts := w.natsOptions()
-	opts.MaxPayload = 3000
-	if err := w.nats.ReloadOptions(opts); err != nil {
-		t.Fatal(err)
-	}
+	eventually(t, patience, "stored", func() bool { return w.count() == 1 })
+	w.nats.Reload(func(o *server.Options) { o.MaxPayload = 3000 })
 	w.produce(eventRecord("events-foo", 0, 1, body), eventRecord("events-foo", 0, 2, `{}`))
 	select {
 	case err := <-first.done:
@@ -214,8 +211,8 @@ func TestConnectionThatNATSEndsForGoodEndsIngestAndTheNextOneGoesOn(t *testing.T
 		t.Fatal("ingest did not end")
 	}
 	second := w.run(w.config())
-	eventually(t, 30*time.Second, "the small one is stored", func() bool { return w.count() == 2 })
-	eventually(t, 20*time.Second, "all is committed", func() bool { return w.committed("events-foo", 0) == 3 })
+	eventually(t, patience, "the small one is stored", func() bool { return w.count() == 2 })
+	eventually(t, patience, "all is committed", func() bool { return w.committed("events-foo", 0) == 3 })
 	if n := second.metric(`canopy_ingest_refused_total{reason="too_large"}`); n != 1 {
 		t.Errorf("%v refused, want 1", n)
 	}
@@ -231,18 +228,18 @@ func TestRebalancesUnderLoadLoseNothingAndKeepOrder(t *testing.T) {
 	moves := 0
 	for range 2 {
 		before := w.count()
-		eventually(t, 20*time.Second, "records flow", func() bool { return w.count() > before+500 })
+		eventually(t, patience, "records flow", func() bool { return w.count() > before+500 })
 		second := w.run(cfg)
-		eventually(t, 30*time.Second, "both have partitions", func() bool {
+		eventually(t, patience, "both have partitions", func() bool {
 			return first.metric("canopy_ingest_partitions") == partitions/2 && second.metric("canopy_ingest_partitions") == partitions/2 &&
 				second.metric("canopy_ingest_records_published_total") > 100
 		})
 		moves++
 		second.stop()
-		eventually(t, 30*time.Second, "one has all", func() bool { return first.metric("canopy_ingest_partitions") == partitions })
+		eventually(t, patience, "one has all", func() bool { return first.metric("canopy_ingest_partitions") == partitions })
 	}
 	n := load.finish(t)
-	eventually(t, 60*time.Second, "everything is stored", func() bool { return w.count() >= n*partitions })
+	eventually(t, patience, "everything is stored", func() bool { return w.count() >= n*partitions })
 	first.stop()
 	if moves != 2 {
 		t.Error("no partition moved: the fault did not happen")
@@ -259,7 +256,7 @@ func TestNewTopicIsReadFromItsStartWithinTenSeconds(t *testing.T) {
 			cfg := w.config()
 			cfg.Ingest.Start = c.start
 			i := w.run(cfg)
-			eventually(t, 20*time.Second, "the old topic is assigned", func() bool { return i.metric("canopy_ingest_partitions") == 1 })
+			eventually(t, patience, "the old topic is assigned", func() bool { return i.metric("canopy_ingest_partitions") == 1 })
 			want := 1
 			if c.start == "latest" {
 				want = 0
@@ -284,15 +281,15 @@ func TestSecondIngestStartsThoughTheGroupHasCommittedNothingYet(t *testing.T) {
 	cfg := w.config()
 	cfg.Ingest.Start = "latest"
 	first := w.run(cfg)
-	eventually(t, 20*time.Second, "ready", first.ready)
+	eventually(t, patience, "ready", first.ready)
 	if _, err := kadm.NewClient(w.prod).CreateTopic(context.Background(), 2, 1, nil, "events-foo"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 20*time.Second, "assigned", func() bool { return first.metric("canopy_ingest_partitions") == 2 })
+	eventually(t, patience, "assigned", func() bool { return first.metric("canopy_ingest_partitions") == 2 })
 	second := w.run(cfg)
-	eventually(t, 20*time.Second, "shared", func() bool { return second.metric("canopy_ingest_partitions") == 1 })
+	eventually(t, patience, "shared", func() bool { return second.metric("canopy_ingest_partitions") == 1 })
 	w.produce(eventRecord("events-foo", 0, 0, `{}`), eventRecord("events-foo", 1, 0, `{}`))
-	eventually(t, 20*time.Second, "stored", func() bool { return w.count() == 2 })
+	eventually(t, patience, "stored", func() bool { return w.count() == 2 })
 }
 
 func TestFirstTopicThatMatchesIsReadWithinTenSeconds(t *testing.T) {
@@ -300,7 +297,7 @@ func TestFirstTopicThatMatchesIsReadWithinTenSeconds(t *testing.T) {
 	w := newWorld(t)
 	cfg := w.config()
 	i := w.run(cfg)
-	eventually(t, 20*time.Second, "Kafka answers", func() bool { return i.ready() })
+	eventually(t, patience, "Kafka answers", func() bool { return i.ready() })
 	w.produce(eventRecord("events-new", 0, 0, `{}`))
 	eventually(t, 10*time.Second, "stored", func() bool { return w.count() == 1 })
 }
@@ -320,7 +317,7 @@ func TestTopicThatIsDeletedAndMadeAgainIsReadFromItsStart(t *testing.T) {
 	cfg := w.config()
 	i := w.run(cfg)
 	w.produce(eventRecord("events-foo", 0, 0, `{}`), eventRecord("events-foo", 0, 1, `{}`))
-	eventually(t, 20*time.Second, "committed", func() bool { return w.committed("events-foo", 0) == 2 })
+	eventually(t, patience, "committed", func() bool { return w.committed("events-foo", 0) == 2 })
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	adm := kadm.NewClient(w.prod)
@@ -346,16 +343,16 @@ func TestWindowBoundsWhatIsHeldWhileNATSIsAway(t *testing.T) {
 	cfg.Ingest.Window = config64
 	i := w.run(cfg)
 	w.produce(eventRecord("events-foo", 0, 0, `{}`))
-	eventually(t, 20*time.Second, "acknowledged", func() bool {
+	eventually(t, patience, "acknowledged", func() bool {
 		return i.metric("canopy_ingest_records_published_total") == 1 && i.metric("canopy_ingest_window_records") == 0
 	})
-	w.stopNATS()
+	w.nats.Down()
 	var rs []*kgo.Record
 	for k := range 2000 {
 		rs = append(rs, eventRecord("events-foo", 1, k, `"`+strings.Repeat("x", 1000)+`"`))
 	}
 	w.produce(rs...)
-	eventually(t, 20*time.Second, "the window is full", func() bool {
+	eventually(t, patience, "the window is full", func() bool {
 		return i.metric("canopy_ingest_window_records") == float64(config64.Records)
 	})
 	if b := i.metric("canopy_ingest_window_bytes"); b > float64(config64.Bytes) {
@@ -367,9 +364,9 @@ func TestWindowBoundsWhatIsHeldWhileNATSIsAway(t *testing.T) {
 	if i.ready() {
 		t.Error("ready without NATS")
 	}
-	eventually(t, 20*time.Second, "lag is shown", func() bool { return i.metric("canopy_ingest_lag_records") >= 1900 })
-	w.startNATS()
-	eventually(t, 30*time.Second, "everything is stored", func() bool { return w.count() == 2001 })
+	eventually(t, patience, "lag is shown", func() bool { return i.metric("canopy_ingest_lag_records") >= 1900 })
+	w.nats.Up()
+	eventually(t, patience, "everything is stored", func() bool { return w.count() == 2001 })
 	i.stop()
 }
 
@@ -380,7 +377,7 @@ func TestOffsetsThatRetentionHasOvertakenAreCounted(t *testing.T) {
 	for k := range 3 {
 		w.produce(eventRecord("events-foo", 0, k, `{}`))
 	}
-	eventually(t, 20*time.Second, "committed", func() bool { return w.committed("events-foo", 0) == 3 })
+	eventually(t, patience, "committed", func() bool { return w.committed("events-foo", 0) == 3 })
 	i.stop()
 	for k := range 7 {
 		w.produce(eventRecord("events-foo", 0, 3+k, `{}`))
@@ -393,7 +390,7 @@ func TestOffsetsThatRetentionHasOvertakenAreCounted(t *testing.T) {
 		t.Fatal(err)
 	}
 	i = w.run(w.config())
-	eventually(t, 20*time.Second, "what is left is stored", func() bool { return w.count() == 5 })
+	eventually(t, patience, "what is left is stored", func() bool { return w.count() == 5 })
 	if n := i.metric("canopy_ingest_records_lost_total"); n != 5 {
 		t.Errorf("%v records lost, want 5", n)
 	}
@@ -404,20 +401,20 @@ func TestStreamsAreMadeChangedAndTheirNumberIsWatched(t *testing.T) {
 	w := newWorld(t)
 	cfg := w.config()
 	i := w.run(cfg)
-	eventually(t, 20*time.Second, "ready", i.ready)
+	eventually(t, patience, "ready", i.ready)
 	i.stop()
 	core, logs := observer.New(zap.InfoLevel)
 	cfg.Ingest.Shards = 2
 	cfg.Ingest.Retention.EventsPerApplication = 77
 	i = w.run(cfg, zap.New(core))
-	eventually(t, 20*time.Second, "ready", i.ready)
+	eventually(t, patience, "ready", i.ready)
 	if logs.FilterMessageSnippet("the number of shards has changed").Len() != 1 {
 		t.Error("the change of the number of shards was not reported")
 	}
 	if n := logs.FilterMessage("stream changed").Len(); n != 2 {
 		t.Errorf("%d streams changed, want 2", n)
 	}
-	nc, err := nats.Connect(w.nats.ClientURL())
+	nc, err := nats.Connect(w.nats.URL())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -437,7 +434,7 @@ func TestStreamsAreMadeChangedAndTheirNumberIsWatched(t *testing.T) {
 	i.stop()
 	core, logs = observer.New(zap.InfoLevel)
 	i = w.run(cfg, zap.New(core))
-	eventually(t, 20*time.Second, "ready", i.ready)
+	eventually(t, patience, "ready", i.ready)
 	if n := logs.FilterMessageSnippet("stream ").Len(); n != 0 {
 		t.Errorf("%d lines about streams of which nothing changed", n)
 	}

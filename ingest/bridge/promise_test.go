@@ -66,7 +66,7 @@ func TestCrashOutsideTheDuplicateWindowRepeatsInOrderAndLosesNothing(t *testing.
 	cfg := w.config()
 	cfg.Ingest.Duplicates = 100 * time.Millisecond
 	first := w.run(cfg)
-	eventually(t, 20*time.Second, "all is stored", func() bool { return w.count() == n })
+	eventually(t, patience, "all is stored", func() bool { return w.count() == n })
 	<-refused
 	first.stop()
 	if at := w.committed("events-foo", 0); at != -1 {
@@ -75,7 +75,7 @@ func TestCrashOutsideTheDuplicateWindowRepeatsInOrderAndLosesNothing(t *testing.
 	// The window is over when the stream takes an id again that it had.
 	expired := w.streamForgets("foo", cfg.Ingest.Shards)
 	second := w.run(cfg)
-	eventually(t, 30*time.Second, "all is stored again", func() bool { return w.count() == 2*n+expired })
+	eventually(t, patience, "all is stored again", func() bool { return w.count() == 2*n+expired })
 	second.stop()
 	got := eventIDs(t, w.stored("foo", cfg.Ingest.Shards))
 	if a, b := fmt.Sprint(got[:n]), fmt.Sprint(got[n:]); a != upTo(n) || b != upTo(n) {
@@ -89,7 +89,7 @@ func TestPartitionsThatAreAddedAreReadFromTheirStartWithinTenSeconds(t *testing.
 	cfg := w.config()
 	i := w.run(cfg)
 	load := w.load("events-foo", 1, 5, 10*time.Millisecond)
-	eventually(t, 20*time.Second, "records flow", func() bool { return w.count() > 50 })
+	eventually(t, patience, "records flow", func() bool { return w.count() > 50 })
 	adm, ctx := w.admin()
 	if _, err := adm.CreatePartitions(ctx, 2, "events-foo"); err != nil {
 		t.Fatal(err)
@@ -107,7 +107,7 @@ func TestPartitionsThatAreAddedAreReadFromTheirStartWithinTenSeconds(t *testing.
 	})
 	t.Logf("read and committed after %v", time.Since(begin))
 	m := load.finish(t)
-	eventually(t, 20*time.Second, "everything is stored", func() bool { return w.count() == m+2*n })
+	eventually(t, patience, "everything is stored", func() bool { return w.count() == m+2*n })
 	i.stop()
 	got := ids(t, w.stored("foo", cfg.Ingest.Shards))
 	for partition, want := range map[string]int{"events-foo/0": m, "events-foo/1": n, "events-foo/2": n} {
@@ -124,24 +124,24 @@ func TestTopicThatIsDeletedDisturbsNoOther(t *testing.T) {
 	i := w.run(cfg)
 	load := w.load("events-foo", 1, 5, 10*time.Millisecond)
 	w.produce(eventRecord("events-gone", 0, 0, `{}`))
-	eventually(t, 20*time.Second, "both are read", func() bool {
+	eventually(t, patience, "both are read", func() bool {
 		return w.committed("events-gone", 0) == 1 && w.committed("events-foo", 0) > 50
 	})
 	adm, ctx := w.admin()
 	if _, err := adm.DeleteTopic(ctx, "events-gone"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 30*time.Second, "it is let go", func() bool {
+	eventually(t, patience, "it is let go", func() bool {
 		return i.metric("canopy_ingest_partitions") == 1
 	})
 	errorsBefore := i.metric("canopy_ingest_fetch_errors_total")
 	at := w.committed("events-foo", 0)
-	eventually(t, 20*time.Second, "the other goes on", func() bool { return w.committed("events-foo", 0) > at+200 })
+	eventually(t, patience, "the other goes on", func() bool { return w.committed("events-foo", 0) > at+200 })
 	if n := i.metric("canopy_ingest_fetch_errors_total") - errorsBefore; n > 50 {
 		t.Errorf("%v errors since: it is still asked for", n)
 	}
 	m := load.finish(t)
-	eventually(t, 20*time.Second, "everything is stored", func() bool { return w.count() == m+1 })
+	eventually(t, patience, "everything is stored", func() bool { return w.count() == m+1 })
 	i.stop()
 	checkOrder(t, w.stored("foo", cfg.Ingest.Shards), 1, m)
 }
@@ -163,7 +163,7 @@ func TestNothingIsLostWhenKafkaIsAway(t *testing.T) {
 		}
 	}
 	produce(0)
-	eventually(t, 20*time.Second, "records flow", func() bool { return w.count() > each })
+	eventually(t, patience, "records flow", func() bool { return w.count() > each })
 	w.kafka.Close()
 	away := time.Now()
 	eventually(t, kafkaAway+20*time.Second, "Kafka is away for some time", func() bool {
@@ -177,9 +177,9 @@ func TestNothingIsLostWhenKafkaIsAway(t *testing.T) {
 	w.reopenKafka(addr, dir)
 	begin := time.Now()
 	produce(each)
-	eventually(t, 60*time.Second, "everything is stored", func() bool { return w.count() >= 2*each*partitions })
+	eventually(t, patience, "everything is stored", func() bool { return w.count() >= 2*each*partitions })
 	t.Logf("away for %v; all stored %v after it was back", begin.Sub(away), time.Since(begin))
-	eventually(t, 30*time.Second, "and committed", func() bool {
+	eventually(t, patience, "and committed", func() bool {
 		return w.committed("events-foo", 0) == 2*each && w.committed("events-foo", 1) == 2*each && w.committed("events-foo", 2) == 2*each
 	})
 	i.stop()
@@ -206,8 +206,8 @@ func TestOffsetsThatRetentionOvertakesWhileIngestWaitsAreCountedAndAlarmed(t *te
 	cfg.Ingest.Window = config64
 	i := w.run(cfg, zap.New(core))
 	w.produce(eventRecord("events-foo", 0, 0, `{}`))
-	eventually(t, 20*time.Second, "records flow", func() bool { return w.count() == 1 })
-	w.stopNATS()
+	eventually(t, patience, "records flow", func() bool { return w.count() == 1 })
+	w.nats.Down()
 	body := `"` + strings.Repeat("x", 4000) + `"`
 	const n, start = 6000, 5000 // more than one fetch, so that ingest cannot have it all
 	var rs []*kgo.Record
@@ -215,7 +215,7 @@ func TestOffsetsThatRetentionOvertakesWhileIngestWaitsAreCountedAndAlarmed(t *te
 		rs = append(rs, eventRecord("events-foo", 0, k, body))
 	}
 	w.produce(rs...)
-	eventually(t, 20*time.Second, "the window is full", func() bool {
+	eventually(t, patience, "the window is full", func() bool {
 		return i.metric("canopy_ingest_window_records") == float64(config64.Records)
 	})
 	adm, ctx := w.admin()
@@ -224,8 +224,8 @@ func TestOffsetsThatRetentionOvertakesWhileIngestWaitsAreCountedAndAlarmed(t *te
 	if _, err := adm.DeleteRecords(ctx, to); err != nil {
 		t.Fatal(err)
 	}
-	w.startNATS()
-	eventually(t, 60*time.Second, "what is left is committed", func() bool { return w.committed("events-foo", 0) == n })
+	w.nats.Up()
+	eventually(t, patience, "what is left is committed", func() bool { return w.committed("events-foo", 0) == n })
 	lost := i.metric("canopy_ingest_records_lost_total")
 	i.stop()
 	got := ids(t, w.stored("foo", cfg.Ingest.Shards))["events-foo/0"]
@@ -251,7 +251,7 @@ func TestOffsetsThatRetentionOvertakesWhileIngestWaitsAreCountedAndAlarmed(t *te
 // how many messages that has added: an id that came later is taken twice.
 func (w *world) streamForgets(app string, shards int) int {
 	w.t.Helper()
-	nc, err := nats.Connect(w.nats.ClientURL())
+	nc, err := nats.Connect(w.nats.URL())
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -262,7 +262,7 @@ func (w *world) streamForgets(app string, shards int) int {
 	}
 	_, ctx := w.admin()
 	taken := 0
-	eventually(w.t, 20*time.Second, "the duplicate window is over", func() bool {
+	eventually(w.t, patience, "the duplicate window is over", func() bool {
 		ack, err := js.Publish(ctx, subject.In(subject.Shard(app, shards), "nobody"), nil, jetstream.WithMsgID("probe"))
 		if err != nil {
 			w.t.Fatal(err)

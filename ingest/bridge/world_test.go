@@ -2,7 +2,6 @@ package bridge
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"strconv"
 	"strings"
@@ -19,8 +18,12 @@ import (
 	"go.uber.org/zap/zaptest"
 
 	"canopy/shared/config"
+	"canopy/shared/natstest"
 	"canopy/shared/subject"
 )
+
+// patience is for conditions that hold soon, unless the machine has much else to do.
+const patience = 60 * time.Second
 
 // config64 is a window that is soon full.
 var config64 = config.Window{Records: 64, Bytes: 1 << 20}
@@ -29,23 +32,20 @@ var config64 = config.Window{Records: 64, Bytes: 1 << 20}
 type world struct {
 	t     *testing.T
 	kafka *kfake.Cluster
-	nats  *server.Server
-	store string
-	port  int
+	nats  *natstest.Server
 	prod  *kgo.Client
 }
 
 func newWorld(t *testing.T, opts ...kfake.Opt) *world {
 	t.Helper()
-	w := &world{t: t, store: t.TempDir(), port: server.RANDOM_PORT}
+	w := &world{t: t}
 	opts = append([]kfake.Opt{kfake.NumBrokers(1), kfake.AllowAutoTopicCreation(), kfake.DefaultNumPartitions(1)}, opts...)
 	var err error
 	if w.kafka, err = kfake.NewCluster(opts...); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(w.kafka.Close)
-	w.startNATS()
-	t.Cleanup(w.stopNATS)
+	w.nats = natstest.Start(t, func(o *server.Options) { o.MaxPayload = 256 << 10 })
 	w.prod = w.producer()
 	return w
 }
@@ -62,36 +62,10 @@ func (w *world) producer() *kgo.Client {
 	return client
 }
 
-func (w *world) startNATS() {
-	w.t.Helper()
-	s, err := server.NewServer(w.natsOptions())
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	s.Start()
-	if !s.ReadyForConnections(10 * time.Second) {
-		w.t.Fatal("NATS did not start")
-	}
-	w.nats = s
-	w.port = s.Addr().(*net.TCPAddr).Port
-}
-
-func (w *world) natsOptions() *server.Options {
-	return &server.Options{
-		Host: "127.0.0.1", Port: w.port, JetStream: true, StoreDir: w.store,
-		MaxPayload: 256 << 10, NoLog: true, NoSigs: true,
-	}
-}
-
-func (w *world) stopNATS() {
-	w.nats.Shutdown()
-	w.nats.WaitForShutdown()
-}
-
 func (w *world) config() config.Config {
 	return config.Config{
 		Kafka:   config.Kafka{BootstrapServers: w.kafka.ListenAddrs()},
-		NATS:    config.NATS{URL: fmt.Sprintf("nats://127.0.0.1:%d", w.port)},
+		NATS:    config.NATS{URL: w.nats.URL()},
 		Runtime: config.Runtime{Health: config.Health{BindAddr: "127.0.0.1:0"}},
 		Ingest: config.Ingest{
 			Topics: []string{"^(events|evt)-.*"}, Group: "canopy-ingest", Start: "earliest",
@@ -174,7 +148,7 @@ func (w *world) produce(rs ...*kgo.Record) {
 // stored reads what app's stream holds of app, in its order.
 func (w *world) stored(app string, shards int) []jetstream.Msg {
 	w.t.Helper()
-	nc, err := nats.Connect(w.nats.ClientURL())
+	nc, err := nats.Connect(w.nats.URL())
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -220,7 +194,10 @@ func readStream(t *testing.T, js jetstream.JetStream, shard int, app string) []j
 
 // count is how many messages all streams hold.
 func (w *world) count() int {
-	info, err := w.nats.Jsz(&server.JSzOptions{})
+	if w.nats.Running() == nil {
+		return 0
+	}
+	info, err := w.nats.Running().Jsz(&server.JSzOptions{})
 	if err != nil {
 		return 0
 	}

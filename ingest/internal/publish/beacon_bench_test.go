@@ -8,9 +8,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"go.uber.org/zap"
 
+	"canopy/shared/natstest"
 	"canopy/shared/subject"
 )
 
@@ -23,8 +23,8 @@ func BenchmarkBeacons(b *testing.B) {
 	const applications, shards = 10_000, 64
 	for _, with := range []bool{false, true} {
 		b.Run(fmt.Sprintf("applications=%d/beacons=%v", applications, with), func(b *testing.B) {
-			srv := startServer(b, &server.Options{})
-			s := newSite(b, srv.ClientURL(), shards, zap.NewNop())
+			srv := natstest.Start(b)
+			s := newSite(b, srv.URL(), shards, zap.NewNop())
 			if !with {
 				for shard := range shards {
 					s.beacons.unknown(shard)

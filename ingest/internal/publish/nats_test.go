@@ -3,10 +3,7 @@ package publish
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"net"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -21,83 +18,9 @@ import (
 	"go.uber.org/zap/zaptest"
 
 	"canopy/shared/config"
+	"canopy/shared/natstest"
 	"canopy/shared/subject"
 )
-
-func startServer(t testing.TB, o *server.Options) *server.Server {
-	t.Helper()
-	s, err := tryServer(t, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
-func tryServer(t testing.TB, o *server.Options) (*server.Server, error) {
-	o.Host, o.NoLog, o.NoSigs, o.JetStream, o.StoreDir = "127.0.0.1", true, true, true, t.TempDir()
-	o.Port = server.RANDOM_PORT
-	s, err := server.NewServer(o)
-	if err != nil {
-		return nil, err
-	}
-	s.Start()
-	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	if !s.ReadyForConnections(10 * time.Second) {
-		return nil, errors.New("NATS did not start")
-	}
-	return s, nil
-}
-
-func freePort(t testing.TB) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
-// startCluster starts three servers that are one cluster. Their routes need known ports,
-// which others may have taken meanwhile: then it tries other ones.
-func startCluster(t testing.TB) []*server.Server {
-	t.Helper()
-	for range 3 {
-		list, err := tryCluster(t)
-		if err == nil {
-			eventually(t, 30*time.Second, "a meta leader", func() bool {
-				return slices.ContainsFunc(list, (*server.Server).JetStreamIsLeader)
-			})
-			return list
-		}
-		t.Log(err)
-	}
-	t.Fatal("no cluster started")
-	return nil
-}
-
-func tryCluster(t testing.TB) ([]*server.Server, error) {
-	ports := []int{freePort(t), freePort(t), freePort(t)}
-	var routes []string
-	for _, p := range ports {
-		routes = append(routes, fmt.Sprintf("nats://127.0.0.1:%d", p))
-	}
-	list := make([]*server.Server, len(ports))
-	for i, p := range ports {
-		var err error
-		if list[i], err = tryServer(t, &server.Options{
-			ServerName: fmt.Sprint("n", i),
-			Cluster:    server.ClusterOpts{Name: fmt.Sprint("c", ports[0]), Host: "127.0.0.1", Port: p},
-			Routes:     server.RoutesFromStr(strings.Join(routes, ",")),
-		}); err != nil {
-			for _, s := range list[:i] {
-				s.Shutdown()
-			}
-			return nil, err
-		}
-	}
-	return list, nil
-}
 
 func eventually(t testing.TB, within time.Duration, what string, ok func() bool) {
 	t.Helper()
@@ -237,8 +160,8 @@ func checkStream(t *testing.T, js jetstream.JetStream, shard int, n int, names .
 }
 
 func TestSingleMessageIsAcknowledgedAtOnce(t *testing.T) {
-	srv := startServer(t, &server.Options{})
-	s := newSite(t, srv.ClientURL(), 1, zaptest.NewLogger(t))
+	srv := natstest.Start(t)
+	s := newSite(t, srv.URL(), 1, zaptest.NewLogger(t))
 	src := newSource("a", 1)
 	var slowest time.Duration
 	begin := time.Now()
@@ -259,8 +182,8 @@ func TestSingleMessageIsAcknowledgedAtOnce(t *testing.T) {
 }
 
 func TestOrderIsKeptWhenTheStreamRefusesInTheMiddleOfABatch(t *testing.T) {
-	srv := startServer(t, &server.Options{})
-	s := newSite(t, srv.ClientURL(), 1, zap.NewNop())
+	srv := natstest.Start(t)
+	s := newSite(t, srv.URL(), 1, zap.NewNop())
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	stream, err := s.js.Stream(ctx, subject.Stream(0))
@@ -295,8 +218,8 @@ func TestOrderIsKeptWhenTheStreamRefusesInTheMiddleOfABatch(t *testing.T) {
 }
 
 func TestOrderAndCompletenessSurviveChangesOfTheLeaderUnderLoad(t *testing.T) {
-	list := startCluster(t)
-	s := newSite(t, list[0].ClientURL(), 1, zaptest.NewLogger(t, zaptest.Level(zap.WarnLevel)))
+	list := natstest.StartCluster(t).Nodes
+	s := newSite(t, list[0].URL(), 1, zaptest.NewLogger(t, zaptest.Level(zap.WarnLevel)))
 	stop := make(chan struct{})
 	sources := []*source{newSource("a", 600), newSource("b", 600)}
 	sent := make(chan int)
@@ -369,8 +292,8 @@ func stepDown(t *testing.T, s *site) int {
 
 func TestThreeReplicasInAClusterAndOneAlone(t *testing.T) {
 	for want, url := range map[int]string{
-		1: startServer(t, &server.Options{}).ClientURL(),
-		3: startCluster(t)[1].ClientURL(),
+		1: natstest.Start(t).URL(),
+		3: natstest.StartCluster(t).Nodes[1].URL(),
 	} {
 		s := newSite(t, url, 2, zap.NewNop())
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
@@ -386,13 +309,13 @@ func TestThreeReplicasInAClusterAndOneAlone(t *testing.T) {
 }
 
 func TestShardsBeyondTheServersLimitEndTheStart(t *testing.T) {
-	srv := startServer(t, &server.Options{})
-	if err := srv.GlobalAccount().UpdateJetStreamLimits(map[string]server.JetStreamAccountLimits{
+	srv := natstest.Start(t)
+	if err := srv.Running().GlobalAccount().UpdateJetStreamLimits(map[string]server.JetStreamAccountLimits{
 		"": {MaxMemory: -1, MaxStore: -1, MaxStreams: 3, MaxConsumers: -1},
 	}); err != nil {
 		t.Fatal(err)
 	}
-	nc, err := nats.Connect(srv.ClientURL())
+	nc, err := nats.Connect(srv.URL())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -412,8 +335,8 @@ func TestShardsBeyondTheServersLimitEndTheStart(t *testing.T) {
 func BenchmarkPublish(b *testing.B) {
 	for _, lanes := range []int{1, 8, 64} {
 		b.Run(fmt.Sprintf("lanes=%d", lanes), func(b *testing.B) {
-			srv := startServer(b, &server.Options{})
-			s := newSite(b, srv.ClientURL(), lanes, zap.NewNop())
+			srv := natstest.Start(b)
+			s := newSite(b, srv.URL(), lanes, zap.NewNop())
 			src := newSource("a", 16384)
 			b.ReportAllocs()
 			b.ResetTimer()
