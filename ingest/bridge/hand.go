@@ -14,6 +14,7 @@ import (
 	"canopy/ingest/internal/convert"
 	"canopy/ingest/internal/publish"
 	"canopy/shared/event"
+	"canopy/shared/obs"
 	"canopy/shared/subject"
 )
 
@@ -30,19 +31,15 @@ type hand struct {
 }
 
 func newHand(shards int, c *convert.Converter, p *publish.Publisher, log *zap.Logger, reg prometheus.Registerer) *hand {
-	h := &hand{
+	return &hand{
 		shards:    shards,
 		converter: c,
 		publisher: p,
 		log:       log,
-		malformed: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "canopy_ingest_malformed_total",
-			Help: "Records that are no CloudEvents and were skipped, by reason.",
-		}, []string{"reason"}),
+		malformed: obs.Counters(reg, "canopy_ingest_malformed_total",
+			"Records that are no CloudEvents and were skipped, by reason.", "reason"),
 		limit: rate.NewLimiter(rate.Every(time.Second), 10),
 	}
-	reg.MustRegister(h.malformed)
-	return h
 }
 
 // Take implements consume.Sink.
