@@ -1,0 +1,136 @@
+package gateway
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+	"golang.org/x/sync/errgroup"
+)
+
+// The crowd is a process of its own, this test binary once more: a process has 20,000
+// descriptors in many places, and ten thousand sockets have two ends.
+const (
+	crowdURL  = "CANOPY_TEST_CROWD_URL"  // set: be a crowd that dials this
+	crowdSize = "CANOPY_TEST_CROWD_SIZE" // how many sockets
+	crowdAuth = "CANOPY_TEST_CROWD_AUTH" // value of the Authorization header
+)
+
+// closings is what a crowd saw: how many sockets ended in each way, and when.
+type closings struct {
+	Ends        map[string]int
+	First, Last time.Time
+}
+
+// crowd holds many sockets.
+type crowd struct {
+	t   *testing.T
+	out *bufio.Reader
+	cmd *exec.Cmd
+}
+
+func TestMain(m *testing.M) {
+	if os.Getenv(crowdURL) == "" {
+		os.Exit(m.Run())
+	}
+	if err := beCrowd(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// gather opens n sockets to path and returns when all are open.
+func (s *stack) gather(path, authorization string, n int) *crowd {
+	s.t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), crowdURL+"=ws://"+s.http+path, crowdSize+"="+strconv.Itoa(n), crowdAuth+"="+authorization)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	c := &crowd{t: s.t, out: bufio.NewReader(out), cmd: cmd}
+	s.t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // killed, or gone with an error that was told
+	})
+	if line, err := c.out.ReadString('\n'); line != "open\n" {
+		s.t.Fatalf("the crowd says %q, %v", line, err)
+	}
+	return c
+}
+
+// ended waits until all sockets of the crowd are closed.
+func (c *crowd) ended() closings {
+	c.t.Helper()
+	var saw closings
+	if err := json.NewDecoder(c.out).Decode(&saw); err != nil {
+		c.t.Fatalf("the crowd ended: %v", err)
+	}
+	return saw
+}
+
+// beCrowd opens the sockets, says so, and tells how they ended.
+func beCrowd() error {
+	n, err := strconv.Atoi(os.Getenv(crowdSize))
+	if err != nil {
+		return err
+	}
+	header := http.Header{}
+	if value := os.Getenv(crowdAuth); value != "" {
+		header.Set("Authorization", value)
+	}
+	sockets := make([]*websocket.Conn, n)
+	var dialing errgroup.Group
+	dialing.SetLimit(32)
+	for i := range sockets {
+		dialing.Go(func() (err error) {
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			defer cancel()
+			sockets[i], _, err = websocket.Dial(ctx, os.Getenv(crowdURL), &websocket.DialOptions{HTTPHeader: header})
+			return err
+		})
+	}
+	if err := dialing.Wait(); err != nil {
+		return err
+	}
+	if _, err := io.WriteString(os.Stdout, "open\n"); err != nil {
+		return err
+	}
+	var mu sync.Mutex
+	saw := closings{Ends: make(map[string]int)}
+	var reading sync.WaitGroup
+	for _, socket := range sockets {
+		reading.Go(func() {
+			_, _, err := socket.Read(context.Background())
+			at := time.Now()
+			end := "no close frame"
+			if closed := (websocket.CloseError{}); errors.As(err, &closed) {
+				end = fmt.Sprintf("%d %s", closed.Code, closed.Reason)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			saw.Ends[end]++
+			if saw.First.IsZero() {
+				saw.First = at
+			}
+			saw.Last = at
+		})
+	}
+	reading.Wait()
+	return json.NewEncoder(os.Stdout).Encode(saw)
+}
