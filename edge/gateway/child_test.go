@@ -21,12 +21,16 @@ import (
 
 const childVariable = "CANOPY_GATEWAY_CHILD"
 
-// TestMain lets the test binary be an edge of its own, which can be killed.
+// TestMain lets the test binary be an edge of its own, which can be killed, or many clients.
 func TestMain(m *testing.M) {
-	if os.Getenv(childVariable) == "" {
+	be := runChild
+	switch {
+	case os.Getenv(crowdURL) != "":
+		be = beCrowd
+	case os.Getenv(childVariable) == "":
 		os.Exit(m.Run())
 	}
-	if err := runChild(); err != nil {
+	if err := be(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}

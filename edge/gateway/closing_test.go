@@ -204,7 +204,7 @@ func TestAnOutageOfDrogueClosesSocketsOnlyAfterTheStaleTime(t *testing.T) {
 func TestReadinessNamesDroguesServiceAmongWhatTheEdgeNeeds(t *testing.T) {
 	d := startDrogue(t)
 	s := startEdge(t, d.use(time.Second, time.Minute))
-	if status, body := s.ask("GET", "/readiness", nil); status != 200 || !strings.Contains(body, `"user_auth":{"success":true}`) {
+	if status, body := s.askHealth("GET", "/readiness", nil); status != 200 || !strings.Contains(body, `"user_auth":{"success":true}`) {
 		t.Errorf("readiness: %d %s", status, body)
 	}
 }

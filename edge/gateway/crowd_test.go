@@ -40,16 +40,6 @@ type crowd struct {
 	cmd *exec.Cmd
 }
 
-func TestMain(m *testing.M) {
-	if os.Getenv(crowdURL) == "" {
-		os.Exit(m.Run())
-	}
-	if err := beCrowd(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-}
-
 // gather opens n sockets to path and returns when all are open.
 func (s *stack) gather(path, authorization string, n int) *crowd {
 	s.t.Helper()

@@ -162,7 +162,7 @@ func TestAGroupIsToldFirstWhatTheLogHasForgottenWhileItWasAway(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			s := startEdge(t, nil)
 			limit(s, kept)
-			away, before := s.dial("/open-app?group_id=g", nil), newCrowd(t)
+			away, before := s.dial("/open-app?group_id=g", nil), newCrew(t)
 			before.add(0, away)
 			last := ""
 			for n := range 10 {

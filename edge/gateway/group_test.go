@@ -19,8 +19,8 @@ import (
 	"canopy/shared/natstest"
 )
 
-// crowd is some members of groups that read in the background.
-type crowd struct {
+// crew is some members of groups that read in the background.
+type crew struct {
 	t   *testing.T
 	got chan receipt
 	end sync.WaitGroup
@@ -32,14 +32,14 @@ type receipt struct {
 	received
 }
 
-func newCrowd(t *testing.T) *crowd {
-	c := &crowd{t: t, got: make(chan receipt, 1<<16)}
+func newCrew(t *testing.T) *crew {
+	c := &crew{t: t, got: make(chan receipt, 1<<16)}
 	t.Cleanup(c.end.Wait)
 	return c
 }
 
 // add reads from a member until it is closed.
-func (c *crowd) add(member int, socket *websocket.Conn) {
+func (c *crew) add(member int, socket *websocket.Conn) {
 	socket.SetReadLimit(1 << 20)
 	c.end.Add(1)
 	go func() {
@@ -55,7 +55,7 @@ func (c *crowd) add(member int, socket *websocket.Conn) {
 }
 
 // next waits for an event of any member.
-func (c *crowd) next() receipt {
+func (c *crew) next() receipt {
 	c.t.Helper()
 	select {
 	case r := <-c.got:
@@ -125,7 +125,7 @@ func (s *stack) awaitGroup(name, what string, ok func(group.Status) bool) group.
 
 func TestTwoMembersOfAGroupAlternate(t *testing.T) {
 	s := startEdge(t, nil)
-	c := newCrowd(t)
+	c := newCrew(t)
 	for member := range 2 {
 		c.add(member, s.dial("/open-app?group_id=g", nil))
 	}
@@ -147,7 +147,7 @@ func TestMembersOfOneEdgeGetEqualShares(t *testing.T) {
 	for _, members := range []int{2, 3, 8, 64} {
 		t.Run(fmt.Sprint(members), func(t *testing.T) {
 			s := startEdge(t, nil)
-			c := newCrowd(t)
+			c := newCrew(t)
 			for member := range members {
 				c.add(member, s.dial("/open-app?group_id=g", nil))
 			}
@@ -183,7 +183,7 @@ func TestMembersOfOneEdgeGetEqualShares(t *testing.T) {
 func TestAGroupGoesOnInOrderWhereItStopped(t *testing.T) {
 	const events = 50_000
 	s := startEdge(t, nil)
-	c := newCrowd(t)
+	c := newCrew(t)
 	away := s.dial("/open-app?group_id=g", nil)
 	c.add(0, away)
 	s.publish("open-app", "", -1)
@@ -205,7 +205,7 @@ func TestAGroupGoesOnInOrderWhereItStopped(t *testing.T) {
 
 func TestGroupsThatDifferInAnythingShareNoEvent(t *testing.T) {
 	s := startEdge(t, func(cfg *config.Config) { cfg.Edge.Limits.NewGroupsPerAddress = 0 })
-	c := newCrowd(t)
+	c := newCrew(t)
 	long := strings.Repeat("g", 128)
 	names := []string{"g", "G", "g.g", "g>", ">", "*", "a b", "=20", "%25", "ä", long, long[:127], "channel", "/"}
 	member := 0
@@ -251,7 +251,7 @@ func TestGroupsThatAreRefused(t *testing.T) {
 	s := startEdge(t, func(cfg *config.Config) {
 		cfg.Edge.Limits.NewGroupsPerAddress, cfg.Edge.Limits.GroupsPerApplication = 2, 3
 	})
-	c := newCrowd(t)
+	c := newCrew(t)
 	refused := func(path string, header http.Header, status int, retry, body string) {
 		t.Helper()
 		answer, text := s.ask("GET", path, header)

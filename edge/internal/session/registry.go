@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"runtime"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -129,19 +131,31 @@ func (r *Registry) turn(ctx context.Context) {
 	}
 }
 
-// second looks at every session that is due at second now.
+// second looks at every session that is due at second now, on all cores, since that may
+// be ten thousand sockets whose tokens end together.
 func (r *Registry) second(now uint32) {
-	var due [256]*Session
 	wall := time.Now()
-	for {
-		n := r.wheel.take(now, due[:])
-		if n == 0 {
-			return
-		}
-		for _, s := range due[:n] {
-			r.wheel.put(s, s.due(now, wall))
-		}
+	if !r.some(now, wall) {
+		return
 	}
+	var rest sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		rest.Go(func() {
+			for r.some(now, wall) {
+			}
+		})
+	}
+	rest.Wait()
+}
+
+// some looks at some sessions that are due at second now, and is false if there are none.
+func (r *Registry) some(now uint32, wall time.Time) bool {
+	var due [256]*Session
+	n := r.wheel.take(now, due[:])
+	for _, s := range due[:n] {
+		r.wheel.put(s, s.due(now, wall))
+	}
+	return n > 0
 }
 
 // all lists the sessions; when ctx ends it lists none.

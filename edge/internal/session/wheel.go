@@ -23,7 +23,8 @@ type link struct {
 // wheel holds every session under the second at which something may be due, and so needs
 // one goroutine and no timer for all of them.
 //
-// Any goroutine may add, hasten and remove; one alone calls take, put and all.
+// Any goroutine may add, hasten and remove. Several may take and put at a time, each what
+// it took itself, for one second after the other; all waits until everything was put back.
 type wheel struct {
 	mu    sync.Mutex // guards the links of all sessions
 	slots [slots]*Session

@@ -201,18 +201,22 @@ func (e *Engine) Panics() uint64 {
 	return e.panics.Load()
 }
 
-// tick drives the coarse clock.
+// tick drives the coarse clock, whose seconds begin with those of the wall clock: tokens
+// end on a whole second, and their sockets should not have to wait for the next one.
 func (e *Engine) tick() {
 	defer e.ticking.Done()
 	start := time.Now()
-	ticker := time.NewTicker(time.Second)
-	defer ticker.Stop()
+	start = start.Add(time.Second - time.Duration(start.Nanosecond()))
+	timer := time.NewTimer(time.Until(start))
+	defer timer.Stop()
 	for {
 		select {
 		case <-e.done:
 			return
-		case <-ticker.C:
-			e.now.Store(uint32(time.Since(start)/time.Second) + 1)
+		case <-timer.C:
+			whole := time.Since(start) / time.Second
+			e.now.Store(uint32(whole) + 2) // 1 was what remained of the second before start
+			timer.Reset(time.Until(start.Add((whole + 1) * time.Second)))
 		}
 	}
 }
