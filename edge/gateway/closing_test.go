@@ -97,7 +97,7 @@ type cloud struct {
 
 const drogueKey = "drg_012345_01234567890123456789012345678920BetF"
 
-func startDrogue(t *testing.T) *cloud {
+func startCloud(t *testing.T) *cloud {
 	t.Helper()
 	d := &cloud{allowed: true, asked: make(map[string]int)}
 	mux := http.NewServeMux()
@@ -120,6 +120,8 @@ func startDrogue(t *testing.T) *cloud {
 			_, _ = io.WriteString(w, `{"outcome":{"Known":{"user_id":"alice-id","roles":[]}}}`)
 		case strings.HasSuffix(r.URL.Path, "/authn"):
 			_, _ = io.WriteString(w, `{"outcome":"Unknown"}`)
+		case strings.Contains(string(body), `"application":"open-app"`):
+			_, _ = io.WriteString(w, `{"outcome":"allow"}`)
 		case d.allowed && strings.Contains(string(body), `"application":"secret-app","permission":"Read","user_id":"alice-id"`):
 			_, _ = io.WriteString(w, `{"outcome":"allow"}`)
 		default:
@@ -148,7 +150,7 @@ func (d *cloud) use(cache, stale time.Duration) func(*config.Config) {
 var drogueBasic = "Basic " + base64.StdEncoding.EncodeToString([]byte("alice:"+drogueKey))
 
 func TestAccessThatDrogueWithdrawsEndsWithTheCacheAndCostsOneQuestion(t *testing.T) {
-	d := startDrogue(t)
+	d := startCloud(t)
 	const cache = 4 * time.Second
 	s := startEdge(t, d.use(cache, time.Minute))
 	n := sockets(t)
@@ -169,7 +171,7 @@ func TestAccessThatDrogueWithdrawsEndsWithTheCacheAndCostsOneQuestion(t *testing
 }
 
 func TestAnOutageOfDrogueClosesSocketsOnlyAfterTheStaleTime(t *testing.T) {
-	d := startDrogue(t)
+	d := startCloud(t)
 	const cache, stale = 2 * time.Second, 3 * time.Second
 	s := startEdge(t, d.use(cache, stale))
 	crowd := s.gather("/secret-app", drogueBasic, 10)
@@ -190,7 +192,7 @@ func TestAnOutageOfDrogueClosesSocketsOnlyAfterTheStaleTime(t *testing.T) {
 			t.Fatalf("a new socket after the outage: %d %s", status, body)
 		}
 	}
-	if status, _ := s.open("/open-app", "Authorization: "+drogueBasic); status != 404 {
+	if status, _ := s.open("/other-app", "Authorization: "+drogueBasic); status != 404 {
 		t.Errorf("an application that Drogue denies: %d", status)
 	}
 	if status, _ := s.open("/secret-app"); status != 404 {
@@ -202,7 +204,7 @@ func TestAnOutageOfDrogueClosesSocketsOnlyAfterTheStaleTime(t *testing.T) {
 }
 
 func TestReadinessNamesDroguesServiceAmongWhatTheEdgeNeeds(t *testing.T) {
-	d := startDrogue(t)
+	d := startCloud(t)
 	s := startEdge(t, d.use(time.Second, time.Minute))
 	if status, body := s.askHealth("GET", "/readiness", nil); status != 200 || !strings.Contains(body, `"user_auth":{"success":true}`) {
 		t.Errorf("readiness: %d %s", status, body)
