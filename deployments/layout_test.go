@@ -33,6 +33,8 @@ var homes = map[string][]string{
 	"github.com/lesismal/nbio":       {"edge/internal/ws", "bench"},
 	"github.com/golang-jwt/jwt":      {"edge/internal/authn", "deployments/local/issuer"},
 	"github.com/MicahParks/keyfunc":  {"edge/internal/authn"},
+	"github.com/maypok86/otter":      {"edge/internal/drogue"},
+	"golang.org/x/oauth2":            {"edge/internal/drogue"},
 	"github.com/nats-io/nats-server": {"deployments/local", "shared/natstest", "bench"},
 }
 
