@@ -94,7 +94,7 @@ func TestNoSecretIsTold(t *testing.T) {
 			all()
 			d.set(func(c *cloud) { c.down = false })
 			for _, path := range []string{"/metrics", "/readiness", "/debug/pprof/cmdline", "/debug/pprof/goroutine?debug=1"} {
-				status, body := s.ask("GET", path, nil)
+				status, body := s.askHealth("GET", path, nil)
 				if status != 200 && path != "/readiness" {
 					t.Errorf("%s: %d", path, status)
 				}
