@@ -33,6 +33,15 @@ type member struct {
 	since  atomic.Int64 // when the latest was opened, ns since 1970
 }
 
+const (
+	// comeBack is the most that a member waits before it comes back. Ten thousand that
+	// came in one moment would fill the listener's queue.
+	comeBack = 2 * time.Second
+
+	// handshakeLimit is when a member gives up and tries again.
+	handshakeLimit = 5 * time.Second
+)
+
 // fleet are many members.
 type fleet struct {
 	t       *testing.T
@@ -93,7 +102,7 @@ func (m *member) run(ctx context.Context) {
 		_ = m.connect(ctx, edges[rand.IntN(len(edges))]) // whatever ended it, it comes back
 		select {
 		case <-ctx.Done():
-		case <-time.After(rand.N(500 * time.Millisecond)):
+		case <-time.After(rand.N(comeBack)):
 		}
 	}
 }
@@ -101,7 +110,7 @@ func (m *member) run(ctx context.Context) {
 // connect opens a socket and reads it until it ends.
 func (m *member) connect(ctx context.Context, edge string) error {
 	var dialer net.Dialer
-	limited, cancel := context.WithTimeout(ctx, patience)
+	limited, cancel := context.WithTimeout(ctx, handshakeLimit)
 	c, err := dialer.DialContext(limited, "tcp", edge)
 	cancel()
 	if err != nil {
@@ -114,7 +123,7 @@ func (m *member) connect(ctx context.Context, edge string) error {
 	if m.cursor != (event.Cursor{}) {
 		path += "?since=" + url.QueryEscape(m.cursor.String())
 	}
-	_ = c.SetDeadline(time.Now().Add(patience))
+	_ = c.SetDeadline(time.Now().Add(handshakeLimit))
 	request := "GET " + path + " HTTP/1.1\r\nHost: canopy\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
 		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
 	if _, err := io.WriteString(c, request); err != nil {

@@ -22,8 +22,9 @@ const lookEvery = 5 * time.Millisecond
 // Cluster is several NATS servers that keep each stream three times. Its methods are
 // called by the test's goroutine.
 type Cluster struct {
-	Nodes []*Server
-	t     testing.TB
+	Nodes  []*Server
+	routes []*Proxy // through which the nodes reach each other, one before each
+	t      testing.TB
 }
 
 // StartCluster runs a cluster of three servers, connected with each other, until the
@@ -33,17 +34,19 @@ func StartCluster(t testing.TB) *Cluster {
 	const nodes = 3
 	c := &Cluster{t: t}
 	var routes []*url.URL
+	var ports []int
 	for range nodes {
-		routes = append(routes, &url.URL{Scheme: "nats-route", Host: fmt.Sprintf("127.0.0.1:%d", freePort(t))})
+		port := freePort(t)
+		p := StartProxy(t, fmt.Sprintf("127.0.0.1:%d", port), nil)
+		ports, c.routes = append(ports, port), append(c.routes, p)
+		routes = append(routes, &url.URL{Scheme: "nats-route", Host: p.listener.Addr().String()})
 	}
 	for i, route := range routes {
 		s := &Server{t: t, opts: options(t)}
 		s.opts.ServerName = fmt.Sprintf("node-%d", i)
 		s.opts.Routes = routes
-		s.opts.Cluster = server.ClusterOpts{Name: "test", Host: "127.0.0.1"}
-		if _, err := fmt.Sscanf(route.Port(), "%d", &s.opts.Cluster.Port); err != nil {
-			t.Fatalf("read a route's port: %v", err)
-		}
+		// Clients are not told of the other nodes, so that a proxy in front of one is not passed by.
+		s.opts.Cluster = server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: ports[i], Advertise: route.Host, NoAdvertise: true}
 		c.Nodes = append(c.Nodes, s)
 		s.Up()
 		t.Cleanup(func() {
@@ -53,6 +56,42 @@ func StartCluster(t testing.TB) *Cluster {
 		})
 	}
 	return c
+}
+
+// CutRoutes ends all connections between the nodes, and keeps them apart until JoinRoutes.
+func (c *Cluster) CutRoutes() {
+	c.t.Helper()
+	for _, p := range c.routes {
+		p.Refuse()
+	}
+	c.await("the nodes are apart", func() bool { return c.countRoutes() == 0 })
+}
+
+// JoinRoutes lets the nodes connect with each other again.
+func (c *Cluster) JoinRoutes() {
+	c.t.Helper()
+	for _, p := range c.routes {
+		p.Admit()
+	}
+	c.await("the nodes are connected", func() bool { return c.countRoutes() > 0 })
+}
+
+func (c *Cluster) countRoutes() (n int) {
+	for _, s := range c.Nodes {
+		if s.srv != nil {
+			n += s.srv.NumRoutes()
+		}
+	}
+	return n
+}
+
+func (c *Cluster) await(what string, cond func() bool) {
+	c.t.Helper()
+	for deadline := time.Now().Add(2 * patience); !cond(); <-time.After(lookEvery) {
+		if time.Now().After(deadline) {
+			c.t.Fatalf("%s: not within %s", what, 2*patience)
+		}
+	}
 }
 
 // freePort gives a port that nobody listened at a moment ago.

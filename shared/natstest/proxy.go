@@ -19,13 +19,16 @@ type Proxy struct {
 	dropped  atomic.Int64
 	wg       sync.WaitGroup
 
-	mu    sync.Mutex
-	conns map[net.Conn]struct{}
-	ended bool
+	mu      sync.Mutex
+	conns   map[net.Conn]struct{}
+	refuses bool
+	refused int
+	ended   bool
 }
 
 // StartProxy runs a proxy to the server at url until the test ends. drop is asked about every message to
-// a client, from several goroutines, and those that it is true for are lost.
+// a client, from several goroutines, and those that it is true for are lost. It may be nil:
+// then the proxy understands nothing of what it passes on, and may stand between servers.
 func StartProxy(t testing.TB, url string, drop func(subject string) bool) *Proxy {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -61,6 +64,22 @@ func (p *Proxy) Cut() {
 	}
 }
 
+// Refuse ends all connections and accepts none, until Admit.
+func (p *Proxy) Refuse() {
+	p.mu.Lock()
+	p.refuses = true
+	p.mu.Unlock()
+	p.Cut()
+}
+
+// Admit ends what Refuse began, and gives the number of connections that were refused.
+func (p *Proxy) Admit() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.refuses = false
+	return p.refused
+}
+
 func (p *Proxy) accept() {
 	defer p.wg.Done()
 	for {
@@ -74,14 +93,23 @@ func (p *Proxy) accept() {
 			continue
 		}
 		p.mu.Lock()
-		if p.ended {
+		if p.refuses {
+			p.refused++
+		}
+		if p.ended || p.refuses {
 			_, _ = client.Close(), server.Close()
 		}
 		p.conns[client], p.conns[server] = struct{}{}, struct{}{}
 		p.mu.Unlock()
 		p.wg.Add(2)
 		go p.copy(func() error { _, err := io.Copy(server, client); return err }, client, server)
-		go p.copy(func() error { return p.filter(client, server) }, client, server)
+		go p.copy(func() error {
+			if p.drop == nil {
+				_, err := io.Copy(client, server)
+				return err
+			}
+			return p.filter(client, server)
+		}, client, server)
 	}
 }
 
