@@ -99,51 +99,60 @@ func (h *history) directGet(ctx context.Context, shard int, query map[string]any
 
 // batch reads denseBatch messages of every application from sequence from on and gives
 // those of application; it may give none. A range that was cut on its way is an error.
-func (h *history) batch(ctx context.Context, shard int, application string, from uint64) ([]message, error) {
+func (h *history) batch(ctx context.Context, shard int, application string, from uint64) (list []message, err error) {
+	mine := subject.In(shard, application)
+	err = h.batchOf(ctx, shard, from, func(subject string, m message) {
+		if subject == mine {
+			list = append(list, m)
+		}
+	})
+	return list, err
+}
+
+// batchOf reads denseBatch messages of every application from sequence from on, and gives
+// each with its subject to visit. There may be none. A range that was cut on its way is an
+// error.
+func (h *history) batchOf(ctx context.Context, shard int, from uint64, visit func(subject string, m message)) error {
 	inbox := h.nc.NewRespInbox()
 	sub, err := h.nc.SubscribeSync(inbox)
 	if err != nil {
-		return nil, fmt.Errorf("subscribe for a batch: %w", err)
+		return fmt.Errorf("subscribe for a batch: %w", err)
 	}
 	defer func() { _ = sub.Unsubscribe() }()
 	body := fmt.Appendf(nil, `{"seq":%d,"batch":%d,"max_bytes":%d}`, from, denseBatch, denseBatchBytes)
 	h.requests.Inc()
 	if err := h.nc.PublishRequest("$JS.API.DIRECT.GET."+subject.Stream(shard), inbox, body); err != nil {
-		return nil, fmt.Errorf("ask for a batch: %w", err)
+		return fmt.Errorf("ask for a batch: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	mine := subject.In(shard, application)
-	var list []message
 	var lastSeen uint64
 	for {
 		msg, err := sub.NextMsgWithContext(ctx)
 		if err != nil {
-			return nil, fmt.Errorf("read a batch from %s: %w", subject.Stream(shard), err)
+			return fmt.Errorf("read a batch from %s: %w", subject.Stream(shard), err)
 		}
 		switch status := msg.Header.Get("Status"); status {
 		case "":
 		case "204": // the end; it names the last sequence sent, so that a loss shows
 			if end, err := strconv.ParseUint(msg.Header.Get("Nats-Last-Sequence"), 10, 64); err != nil || end != lastSeen {
-				return nil, fmt.Errorf("read a batch from %s: it was cut at %d of %d", subject.Stream(shard), lastSeen, end)
+				return fmt.Errorf("read a batch from %s: it was cut at %d of %d", subject.Stream(shard), lastSeen, end)
 			}
-			return list, nil
+			return nil
 		case "404":
-			return nil, nil // the caller asks for a single one, and the leader decides
+			return nil // the caller asks for a single one, and the leader decides
 		default:
-			return nil, fmt.Errorf("read a batch from %s: %s %s", subject.Stream(shard), status, msg.Header.Get("Description"))
+			return fmt.Errorf("read a batch from %s: %s %s", subject.Stream(shard), status, msg.Header.Get("Description"))
 		}
 		m, err := parseMessage(msg.Header, msg.Data)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if before, _ := strconv.ParseUint(msg.Header.Get("Nats-Last-Sequence"), 10, 64); before != lastSeen {
-			return nil, fmt.Errorf("read a batch from %s: %d came after %d, not %d", subject.Stream(shard), m.sequence, lastSeen, before)
+			return fmt.Errorf("read a batch from %s: %d came after %d, not %d", subject.Stream(shard), m.sequence, lastSeen, before)
 		}
 		lastSeen = m.sequence
-		if msg.Header.Get("Nats-Subject") == mine {
-			list = append(list, m)
-		}
+		visit(msg.Header.Get("Nats-Subject"), m)
 	}
 }
 

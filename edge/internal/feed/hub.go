@@ -95,6 +95,7 @@ type Hub struct {
 
 	replaySlots []chan struct{} // by shard
 	replaySlot  chan struct{}   // of all
+	windows     []*windows      // by shard
 
 	failed error                 // why the streams are not known
 	moved  map[int]chan struct{} // shards that are being looked at again
@@ -271,6 +272,12 @@ func (h *Hub) slotsOf(shard int) chan struct{} {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.slots[shard]
+}
+
+func (h *Hub) windowsOf(shard int) *windows {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.windows[shard]
 }
 
 func (h *Hub) logOf(shard int) event.Log {

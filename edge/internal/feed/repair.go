@@ -35,6 +35,9 @@ func (f *Feed) startRepair() {
 // repair reads from the stream until nothing is missing. It tries for as long as the
 // feed lives: sockets notice a pause, not a loss.
 func (f *Feed) repair(ctx context.Context) {
+	w := f.hub.windowsOf(f.shard)
+	w.repairing.Add(1)
+	defer w.leave()
 	wait := repairBackoff
 	for ctx.Err() == nil {
 		err := f.readOn(ctx)
@@ -67,11 +70,7 @@ func (f *Feed) readOn(ctx context.Context) error {
 			}
 			continue
 		}
-		var list []message
-		err := f.request(ctx, func(h *history) (err error) {
-			list, err = h.next(ctx, f.shard, f.application, from.Sequence, dense)
-			return err
-		})
+		list, err := f.nextOf(ctx, from, dense)
 		if errors.Is(err, errNone) {
 			f.passOver(from, target)
 			continue

@@ -34,7 +34,9 @@ func (h *Hub) learn(ctx context.Context) {
 			h.logs = logs
 			h.slots = make([]chan struct{}, len(logs))
 			h.replaySlots = make([]chan struct{}, len(logs))
+			h.windows = make([]*windows, len(logs))
 			for i := range h.slots {
+				h.windows[i] = &windows{}
 				h.slots[i] = make(chan struct{}, requestsPerStream)
 				h.replaySlots[i] = make(chan struct{}, 1)
 			}

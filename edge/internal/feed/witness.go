@@ -131,22 +131,29 @@ func (f *Feed) beacon(text string) error {
 	defer f.mu.Unlock()
 	if !f.isOpen() {
 		f.ask = true // this may be newer than what the leader is just being asked for
-	} else if c.Log == f.log() {
-		f.expect(c.Sequence)
+	} else if c.Log == f.log() && c.Sequence > max(f.chain.head, f.chain.verified) && !f.chain.held && !f.closed {
+		// The leader says how far to read: a wrong number must not let holes pass.
+		f.ask = true
+		f.hole()
 	}
 	return nil
 }
 
-// expect notes that the stream holds, or has held, an event of that sequence. mu is held.
+// hole begins to read from the stream what is missing. mu is held, and the chain is not.
+func (f *Feed) hole() {
+	f.chain.hold()
+	f.hub.stats.holes.Inc()
+	f.startRepair()
+}
+
+// expect notes that the stream's leader holds, or has held, an event of that sequence. mu is
+// held.
 func (f *Feed) expect(sequence uint64) {
 	if f.closed || sequence <= max(f.chain.head, f.chain.verified) {
 		return
 	}
 	f.chain.target = max(f.chain.target, sequence)
-	if f.chain.held {
-		return
+	if !f.chain.held {
+		f.hole()
 	}
-	f.chain.hold()
-	f.hub.stats.holes.Inc()
-	f.startRepair()
 }
