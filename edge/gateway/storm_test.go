@@ -14,7 +14,6 @@ import (
 	"canopy/edge/internal/feed"
 	"canopy/shared/config"
 	"canopy/shared/natstest"
-	"canopy/shared/subject"
 )
 
 // stormSize is how large the storm is. The small one is for any machine.
@@ -92,104 +91,139 @@ func counter(t *testing.T, reg *prometheus.Registry, name string) (sum float64) 
 	return sum
 }
 
-// TestSocketsStayOpenAndMissNothingInAStorm is small, unless CANOPY_TEST_STORM=full.
-func TestSocketsStayOpenAndMissNothingInAStorm(t *testing.T) {
-	size := sizeOfStorm(t)
-	cluster := natstest.StartCluster(t)
-	s := &stack{t: t, js: cluster.Streams(shards)}
+// storm is three edges on a cluster, sockets on them, a load, and what happens to them.
+type storm struct {
+	*stack
+	size    stormSize
+	cluster *natstest.Cluster
+	proxy   *natstest.Proxy // before edge 1
+	names   []string        // of applications
+	edges   []string        // addresses
+	feeds   []*prometheus.Registry
+	fleet   *fleet
+	load    *flow
+	begin   time.Time
+	away    bool // edge 1 has no server to connect to
+}
+
+func startStorm(t *testing.T, size stormSize) *storm {
+	w := &storm{size: size, cluster: natstest.StartCluster(t)}
+	w.stack = &stack{t: t, js: w.cluster.Streams(shards)}
 	names, file := manyApplications(t, size.applications)
-	proxy := natstest.StartProxy(t, cluster.Nodes[0].URL(), nil)
-	var edges []string
-	var feeds []*prometheus.Registry
+	w.names = names
+	w.proxy = natstest.StartProxy(t, w.cluster.Nodes[0].URL(), nil)
 	for _, e := range []struct {
 		url     string
 		pending int
-	}{{cluster.URL(), 0}, {proxy.URL(), 0}, {cluster.URL(), 1}} { // as usual, to be cut off, to overflow
+	}{{w.cluster.URL(), 0}, {w.proxy.URL(), 0}, {w.cluster.URL(), 1}} { // as usual, to be cut off, to overflow
 		address, reg := stormEdge(t, e.url, file, e.pending)
-		edges, feeds = append(edges, address), append(feeds, reg)
+		w.edges, w.feeds = append(w.edges, address), append(w.feeds, reg)
 	}
 	var members []*member
 	for i := range size.sockets {
-		at := []string{edges[i/size.applications%len(edges)]}
+		at := []string{w.edges[i/size.applications%len(w.edges)]}
 		members = append(members, &member{application: names[i%size.applications], edges: func() []string { return at }})
 	}
-	f := startFleet(t, members)
-	f.await("connect", 3*patience, func(m *member) bool { return m.opened.Load() == 1 })
-	begin := time.Now()
-	load := s.startFlow(names, float64(size.perSecond)/float64(size.applications))
-	cut := false // edge 1 has no server to connect to
-	calm := func(what string) {
-		t.Helper()
-		t.Logf("%6.1f s: %s", time.Since(begin).Seconds(), what)
-		least := load.published[0].Load() + 5
-		f.await("get events after: "+what, 6*patience, func(m *member) bool {
-			away := cut && m.edges()[0] == edges[1]
-			return m.last.Load() >= least || m.application != names[0] || away
-		})
-	}
-	calm("begin")
-	for i, node := range cluster.Nodes { // each is killed in turn
+	w.fleet = startFleet(t, members)
+	w.fleet.await("connect", 3*patience, func(m *member) bool { return m.opened.Load() == 1 })
+	w.begin = time.Now()
+	w.load = w.startFlow(names, float64(size.perSecond)/float64(size.applications))
+	return w
+}
+
+// calm waits until the sockets of one application get events again.
+func (w *storm) calm(what string) {
+	w.t.Helper()
+	w.t.Logf("%6.1f s: %s", time.Since(w.begin).Seconds(), what)
+	least := w.load.published[0].Load() + 5
+	w.fleet.await("get events after: "+what, 6*patience, func(m *member) bool {
+		return m.last.Load() >= least || m.application != w.names[0] || w.away && m.edges()[0] == w.edges[1]
+	})
+}
+
+// stopNodes stops each node in turn.
+func (w *storm) stopNodes() {
+	for i, node := range w.cluster.Nodes {
 		node.Down()
-		cut = i == 0 // the one behind the proxy
+		w.away = i == 0 // the one behind the proxy
 		for shard := range shards {
-			cluster.AwaitLeader(shard, node)
+			w.cluster.AwaitLeader(shard, node)
 		}
-		calm(fmt.Sprintf("node %d is down", i))
+		w.calm(fmt.Sprintf("node %d is down", i))
 		node.Up()
-		cut = false
+		w.away = false
 		for shard := range shards {
-			cluster.AwaitReplicas(s.js, shard)
+			w.cluster.AwaitReplicas(w.js, shard)
 		}
-		calm(fmt.Sprintf("node %d is back", i))
+		w.calm(fmt.Sprintf("node %d is back", i))
 	}
-	proxy.Refuse()
-	before := load.published[0].Load()
-	<-time.After(size.cut) // the fault itself takes this long
-	missed := load.published[0].Load() - before
-	refused := proxy.Admit()
-	calm(fmt.Sprintf("edge 1 was cut off for %v, its application 0 published %d events meanwhile", size.cut, missed))
-	leader := cluster.Leader(subject.Shard(names[0], shards))
-	cluster.CutRoutes()
-	stuck := load.published[0].Load()
-	<-time.After(time.Second)
-	stuck = load.published[0].Load() - stuck
-	cluster.JoinRoutes()
+}
+
+// publishedIn is how many events application 0 publishes in the time that a fault lasts.
+func (w *storm) publishedIn(d time.Duration) int64 {
+	before := w.load.published[0].Load()
+	<-time.After(d)
+	return w.load.published[0].Load() - before
+}
+
+func (w *storm) cutEdge() {
+	w.proxy.Refuse()
+	missed := w.publishedIn(w.size.cut)
+	refused := w.proxy.Admit()
+	w.calm(fmt.Sprintf("edge 1 was cut off for %v, application 0 published %d events meanwhile", w.size.cut, missed))
+	if refused == 0 || missed == 0 || counter(w.t, w.feeds[1], "canopy_edge_feed_repaired_events_total") == 0 {
+		w.t.Errorf("edge 1 was not cut off: %d connections refused, %d events meanwhile", refused, missed)
+	}
+}
+
+func (w *storm) cutRoutes() {
+	w.cluster.CutRoutes()
+	stuck := w.publishedIn(time.Second)
+	w.cluster.JoinRoutes()
 	for shard := range shards {
-		cluster.AwaitLeader(shard, nil)
+		w.cluster.AwaitLeader(shard, nil)
 	}
-	calm(fmt.Sprintf("routes were cut for a second, application 0 published %d events meanwhile", stuck))
-	last, all := load.stop()
-	took := time.Since(begin)
+	w.calm(fmt.Sprintf("routes were cut for a second, application 0 published %d events meanwhile", stuck))
+}
+
+// expectAll ends the load and waits until every socket has had every event.
+func (w *storm) expectAll() {
+	last, all := w.load.stop()
+	took := time.Since(w.begin)
 	numbers := map[string]int64{}
-	for i, name := range names {
+	for i, name := range w.names {
 		numbers[name] = last[i]
 	}
-	f.await("get every event", 6*patience, func(m *member) bool { return m.last.Load() == numbers[m.application] })
+	w.fleet.await("get every event", 6*patience, func(m *member) bool { return m.last.Load() == numbers[m.application] })
 	delivered := int64(0)
-	for _, m := range members {
+	for _, m := range w.fleet.members {
 		delivered += m.last.Load()
 		if m.opened.Load() != 1 {
-			t.Errorf("a socket of %s was opened %d times", m.application, m.opened.Load())
+			w.t.Errorf("a socket of %s was opened %d times", m.application, m.opened.Load())
 		}
 	}
-	t.Logf("%d events published in %v (%.0f/s, asked for %d/s), %d delivered to %d sockets of %d applications on 3 edges, each once and in order",
-		all, took, float64(all)/took.Seconds(), size.perSecond, delivered, len(members), len(names))
-	for i, reg := range feeds {
-		t.Logf("edge %d: %v holes, %v repairs, %v events read from the stream, %v runs of drops by the client, %v gaps, %v requests to streams", i,
-			counter(t, reg, "canopy_edge_feed_holes_total"), counter(t, reg, "canopy_edge_feed_repairs_total"),
-			counter(t, reg, "canopy_edge_feed_repaired_events_total"), counter(t, reg, "canopy_edge_nats_dropped_messages_total"),
-			counter(t, reg, "canopy_edge_gaps_total"), counter(t, reg, "canopy_edge_stream_requests_total"))
-		if n := counter(t, reg, "canopy_edge_gaps_total"); n > 0 {
-			t.Errorf("edge %d: %v gaps", i, n)
+	w.t.Logf("%d events published in %v (%.0f/s, asked for %d/s), %d delivered to %d sockets of %d applications on 3 edges, each once and in order",
+		all, took, float64(all)/took.Seconds(), w.size.perSecond, delivered, len(w.fleet.members), len(w.names))
+	for i, reg := range w.feeds {
+		w.t.Logf("edge %d: %v holes, %v repairs, %v events read from the stream, %v runs of drops by the client, %v gaps, %v requests to streams", i,
+			counter(w.t, reg, "canopy_edge_feed_holes_total"), counter(w.t, reg, "canopy_edge_feed_repairs_total"),
+			counter(w.t, reg, "canopy_edge_feed_repaired_events_total"), counter(w.t, reg, "canopy_edge_nats_dropped_messages_total"),
+			counter(w.t, reg, "canopy_edge_gaps_total"), counter(w.t, reg, "canopy_edge_stream_requests_total"))
+		if n := counter(w.t, reg, "canopy_edge_gaps_total"); n > 0 {
+			w.t.Errorf("edge %d: %v gaps", i, n)
 		}
 	}
-	if refused == 0 || missed == 0 || counter(t, feeds[1], "canopy_edge_feed_repaired_events_total") == 0 {
-		t.Errorf("edge 1 was not cut off: %d connections refused, %d events meanwhile", refused, missed)
-	}
-	if counter(t, feeds[2], "canopy_edge_nats_dropped_messages_total") == 0 {
+}
+
+// TestSocketsStayOpenAndMissNothingInAStorm is small, unless CANOPY_TEST_STORM=full.
+func TestSocketsStayOpenAndMissNothingInAStorm(t *testing.T) {
+	w := startStorm(t, sizeOfStorm(t))
+	w.calm("begin")
+	w.stopNodes()
+	w.cutEdge()
+	w.cutRoutes()
+	w.expectAll()
+	if counter(t, w.feeds[2], "canopy_edge_nats_dropped_messages_total") == 0 {
 		t.Error("the client of edge 2 never overflowed")
-	}
-	if leader == nil {
-		t.Error("there was no leader before the routes were cut")
 	}
 }
