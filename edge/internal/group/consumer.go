@@ -27,6 +27,7 @@ const (
 
 // Codes of nats-server's errors.json.
 const (
+	errCodeConsumerOffline  jetstream.ErrorCode = 10119
 	errCodeConsumerExists   jetstream.ErrorCode = 10148
 	errCodeNoMessageFound                       = 10037
 	errCodeReplicasExceeded jetstream.ErrorCode = 10126
@@ -40,6 +41,8 @@ type sight struct {
 	behind  bool          // events waited in the stream
 	missing uint64        // the oldest event of the application when a gap was told last
 	failing time.Duration // since when it does not answer, 0 if it does
+
+	failover time.Duration // when it is made again, if it goes on failing
 }
 
 // ensure finds the group's consumer or makes it: a new group begins with new events.

@@ -119,7 +119,7 @@ func (h *Hub) look(ctx context.Context, g *Group) {
 		}
 		err = h.see(ctx, g, info, seen.behind) // one that is not may have been quiet for longer than the log's age
 	default:
-		h.missed(ctx, g)
+		err = h.missed(ctx, g, err)
 	}
 	if err != nil && ctx.Err() == nil {
 		h.stats.lookErrors.Inc()
@@ -155,7 +155,7 @@ func (h *Hub) makeAgain(ctx context.Context, g *Group) error {
 	g.mu.Lock()
 	floor := g.seen.floor
 	g.mu.Unlock()
-	info, err := h.create(ctx, g, jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: floor + 1})
+	info, err := h.create(ctx, g, after(floor))
 	if err != nil {
 		return err
 	}

@@ -11,7 +11,7 @@ type metrics struct {
 	writes, deliveries, bytes                               prometheus.Counter
 	acknowledged, refused, redelivered, repeated            prometheus.Counter
 	slowed, silent, faults, foreign, unanswered, lookErrors prometheus.Counter
-	created, remade, gaps                                   prometheus.Counter
+	created, remade, failovers, gaps                        prometheus.Counter
 	age                                                     prometheus.Histogram
 }
 
@@ -48,6 +48,7 @@ func newMetrics(reg prometheus.Registerer, h *Hub) *metrics {
 		lookErrors:   counter("look_errors_total", "Looks at a consumer that failed."),
 		created:      counter("created_total", "Consumers made for groups."),
 		remade:       counter("remade_total", "Consumers that were gone and were made again."),
+		failovers:    counter("failovers_total", "Consumers of one copy that were made again on another node, because theirs did not answer."),
 		gaps:         counter("gaps_total", "Times that events of a group were gone, or may have been."),
 		age: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "canopy_edge_group_event_age_seconds",
