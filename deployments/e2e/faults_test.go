@@ -179,7 +179,7 @@ func session() time.Duration {
 // startChild runs ingest in a process of its own.
 func (w *world) startChild(natsURL string) *process {
 	w.t.Helper()
-	return startProcess(w.t, append(w.settings(natsURL), "INGEST__REPLICAS=1", "INGEST__RETENTION__BYTES=1GiB",
+	return startProcess(w.t, ingestChild, append(w.settings(natsURL), "INGEST__REPLICAS=1", "INGEST__RETENTION__BYTES=1GiB",
 		"INGEST__SESSION_TIMEOUT="+session().String(),
 		"RUNTIME__LOG__LEVEL=warn", "RUNTIME__LOG__FORMAT=console"))
 }

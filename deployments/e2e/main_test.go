@@ -24,6 +24,7 @@ import (
 	"syscall"
 	"testing"
 
+	"canopy/edge/gateway"
 	"canopy/ingest/bridge"
 	"canopy/shared/config"
 	"canopy/shared/obs"
@@ -31,27 +32,29 @@ import (
 
 const (
 	childVariable = "CANOPY_E2E_CHILD"
-	healthLine    = "health of ingest: "
+	healthLine    = "health: "
+	httpLine      = "http: "
 )
 
-// TestMain lets the test binary be an ingest of its own, which can be killed.
+// TestMain lets the test binary be an ingest or an edge of its own, which can be killed.
 func TestMain(m *testing.M) {
-	if os.Getenv(childVariable) == "" {
+	kind := os.Getenv(childVariable)
+	if kind == "" {
 		os.Exit(m.Run())
 	}
-	if err := runChild(); err != nil {
+	if err := runChild(kind); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-// runChild is ingest until standard input ends, which it does with the parent at the latest.
-func runChild() error {
+// runChild is a tier until standard input ends, which it does with the parent at the latest.
+func runChild(kind string) error {
 	cfg, err := config.Read("", os.Environ())
 	if err != nil {
 		return err
 	}
-	log, err := obs.NewLogger(cfg.Runtime.Log, "canopy-ingest")
+	log, err := obs.NewLogger(cfg.Runtime.Log, "canopy-"+kind)
 	if err != nil {
 		return err
 	}
@@ -60,26 +63,40 @@ func runChild() error {
 		_, _ = io.Copy(io.Discard, os.Stdin) // any end is an end
 		cancel()
 	}()
+	if kind == edgeChild {
+		return gateway.Run(ctx, cfg, log, func(at gateway.Addrs) {
+			fmt.Println(httpLine + at.HTTP.String())
+			fmt.Println(healthLine + at.Health.String())
+		})
+	}
 	return bridge.Run(ctx, cfg, log, func(health net.Addr) { fmt.Println(healthLine + health.String()) })
 }
 
-// process is an ingest in a process of its own.
+// kinds of children
+const (
+	ingestChild = "ingest"
+	edgeChild   = "edge"
+)
+
+// process is a tier in a process of its own.
 type process struct {
 	t      *testing.T
+	kind   string
 	cmd    *exec.Cmd
 	stdin  io.Closer
 	health string
+	http   string // of an edge
 
 	mu   sync.Mutex
 	said strings.Builder
 }
 
-// startProcess runs ingest in a process of its own with the settings in environ, and
+// startProcess runs a tier in a process of its own with the settings in environ, and
 // returns when it has told its health address.
-func startProcess(t *testing.T, environ []string) *process {
+func startProcess(t *testing.T, kind string, environ []string) *process {
 	t.Helper()
-	p := &process{t: t, cmd: exec.Command(os.Args[0])}
-	p.cmd.Env = append(append(os.Environ(), childVariable+"=ingest"), environ...)
+	p := &process{t: t, kind: kind, cmd: exec.Command(os.Args[0])}
+	p.cmd.Env = append(append(os.Environ(), childVariable+"="+kind), environ...)
 	p.cmd.Stderr = p
 	stdin, err := p.cmd.StdinPipe()
 	if err != nil {
@@ -96,11 +113,16 @@ func startProcess(t *testing.T, environ []string) *process {
 	t.Cleanup(func() { p.kill() })
 	lines := bufio.NewScanner(stdout)
 	for p.health == "" && lines.Scan() {
-		p.health, _ = strings.CutPrefix(lines.Text(), healthLine)
+		if http, ok := strings.CutPrefix(lines.Text(), httpLine); ok {
+			p.http = http
+		}
+		if health, ok := strings.CutPrefix(lines.Text(), healthLine); ok {
+			p.health = health
+		}
 	}
 	if p.health == "" {
 		p.kill()
-		t.Fatalf("ingest did not start: %s", p.text())
+		t.Fatalf("%s did not start: %s", kind, p.text())
 	}
 	return p
 }
@@ -111,14 +133,14 @@ func (p *process) kill() bool {
 		return false
 	}
 	if err := p.cmd.Process.Kill(); err != nil {
-		p.t.Errorf("kill ingest: %v", err)
+		p.t.Errorf("kill %s: %v", p.kind, err)
 	}
 	_ = p.cmd.Wait() // its error is the signal that ended it
 	_ = p.stdin.Close()
 	status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
 	killed := ok && status.Signaled() && status.Signal() == syscall.SIGKILL
 	if !killed {
-		p.t.Errorf("ingest had ended by itself (%v): %s", p.cmd.ProcessState, p.text())
+		p.t.Errorf("%s had ended by itself (%v): %s", p.kind, p.cmd.ProcessState, p.text())
 	}
 	return killed
 }

@@ -246,30 +246,3 @@ func TestGroupsThatDifferInAnythingShareNoEvent(t *testing.T) {
 		}
 	}
 }
-
-func TestGroupsThatAreRefused(t *testing.T) {
-	s := startEdge(t, func(cfg *config.Config) {
-		cfg.Edge.Limits.NewGroupsPerAddress, cfg.Edge.Limits.GroupsPerApplication = 2, 3
-	})
-	c := newCrew(t)
-	refused := func(path string, header http.Header, status int, retry, body string) {
-		t.Helper()
-		answer, text := s.ask("GET", path, header)
-		if answer.StatusCode != status || answer.Header.Get("Retry-After") != retry || !strings.Contains(text, body) {
-			t.Errorf("%.60s: %s, Retry-After %q, %s", path, answer.Status, answer.Header.Get("Retry-After"), text)
-		}
-	}
-	refused("/open-app?group_id=", nil, 400, "", "Bad group_id")
-	refused("/open-app?group_id="+strings.Repeat("g", 129), nil, 400, "", "Bad group_id")
-	refused("/open-app?group_id=g&group_id=g", nil, 400, "", "twice")
-	refused("/open-app?group_id=g&device=d", nil, 400, "", "exclude each other")
-	refused("/open-app?group_id=g&since=earliest", nil, 400, "", "since")
-	c.add(0, s.dial("/open-app?group_id=1", nil))
-	c.add(0, s.dial("/open-app?group_id=2", nil))
-	c.add(0, s.dial("/open-app?group_id=1", nil)) // is none that is new
-	refused("/open-app?group_id=3", nil, 429, "3600", "Too many new groups from this address")
-	refused("/other-app?group_id=3", nil, 429, "3600", "Too many new groups from this address")
-	c.add(0, s.dial("/open-app?group_id=3", basicAuth("alice", "secret")))
-	refused("/open-app?group_id=4", basicAuth("alice", "secret"), 429, "60", "Too many groups of this application")
-	c.add(0, s.dial("/secret-app?group_id=4", basicAuth("alice", "secret")))
-}
