@@ -69,31 +69,52 @@ func newGroup(h *Hub, key Key, s subjects, inbound chan *nats.Msg) *Group {
 
 func (g *Group) log() event.Log { return event.Log(g.logID.Load()) }
 
-// receive takes one message of the consumer. It is called by the group's reader.
-func (g *Group) receive(msg *nats.Msg) {
-	meta, err := msg.Metadata()
-	if err != nil {
-		g.hub.stats.foreign.Inc() // a core publish to the deliver subject: nobody waits for its acknowledgement
-		return
+// receive takes messages of the consumer, at most readAtOnce. It is called by the group's
+// reader.
+func (g *Group) receive(list []*nats.Msg) {
+	var made [readAtOnce]struct {
+		event  *delivery
+		wanted bool
 	}
-	if meta.NumDelivered > 1 {
+	for i, msg := range list {
+		made[i].event, made[i].wanted = g.delivery(msg)
+	}
+	g.mu.Lock()
+	now := g.hub.now()
+	for _, next := range made[:len(list)] {
+		switch d := next.event; {
+		case d == nil:
+		case next.wanted:
+			g.rotation.take(d, now)
+		default:
+			g.rotation.done.acks = append(g.rotation.done.acks, d.reply)
+		}
+	}
+	g.schedule()
+}
+
+// delivery makes an event of a message: nil if no consumer has sent it, and not wanted if
+// nobody is to get it.
+func (g *Group) delivery(msg *nats.Msg) (d *delivery, wanted bool) {
+	from, ok := parseReply(msg.Reply)
+	if !ok {
+		g.hub.stats.foreign.Inc() // a core publish to the deliver subject: nobody waits for its acknowledgement
+		return nil, false
+	}
+	if from.delivered > 1 {
 		g.hub.stats.redelivered.Inc()
 	}
-	d := &delivery{seq: meta.Sequence.Stream, stored: meta.Timestamp.UnixNano(), data: msg.Data, reply: msg.Reply, appended: appended(msg.Header)}
-	skip := !g.key.wants(msg.Header)
-	if n := len(d.data); !skip && (n < len(`{"a":0}`) || d.data[0] != '{' || d.data[n-1] != '}') {
+	d = &delivery{seq: from.sequence, stored: from.stored, data: msg.Data, reply: msg.Reply, appended: appended(msg.Header)}
+	if !g.key.wants(msg.Header) {
+		return d, false
+	}
+	if n := len(d.data); n < len(`{"a":0}`) || d.data[0] != '{' || d.data[n-1] != '}' {
 		g.hub.stats.faults.Inc()
 		g.hub.log.Warn("event skipped: it is not a JSON object",
 			zap.String("application", g.key.Application), zap.Uint64("sequence", d.seq))
-		skip = true
+		return d, false
 	}
-	g.mu.Lock()
-	if skip {
-		g.rotation.done.acks = append(g.rotation.done.acks, d.reply)
-	} else {
-		g.rotation.take(d, g.hub.now())
-	}
-	g.schedule()
+	return d, true
 }
 
 // appended reads when an event was appended to Kafka, in ms since 1970; 0 if unknown.

@@ -24,6 +24,9 @@ const (
 	// anything, and what does not fit JetStream sends again.
 	inboundMessages = 64 << 10
 
+	// readAtOnce bounds what a reader takes from its channel before it hands it on.
+	readAtOnce = 64
+
 	// linger is how long a group without members is kept: its last messages still come
 	// and must be handed back.
 	linger = 30 * time.Second
@@ -151,20 +154,43 @@ func (h *Hub) Run(ctx context.Context) error {
 
 // read takes what the subscriptions of many groups bring. It never waits for anything else.
 func (h *Hub) read(ctx context.Context, inbound <-chan *nats.Msg) {
+	batch := make([]*nats.Msg, 0, readAtOnce)
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case msg := <-inbound:
-			h.mu.RLock()
-			g := h.byDeliver[msg.Sub.Subject]
-			h.mu.RUnlock()
-			if g != nil {
-				g.receive(msg)
-			} else {
+			batch = append(batch, msg)
+		}
+		// What lies there already comes along, so that a group is locked once for many
+		// events, and its worker has many to write.
+		for n := min(len(inbound), readAtOnce-1); n > 0; n-- {
+			batch = append(batch, <-inbound)
+		}
+		h.receive(batch)
+		clear(batch)
+		batch = batch[:0]
+	}
+}
+
+// receive gives messages to their groups.
+func (h *Hub) receive(list []*nats.Msg) {
+	for len(list) > 0 {
+		to, n := list[0].Sub.Subject, 1
+		for n < len(list) && list[n].Sub.Subject == to {
+			n++
+		}
+		h.mu.RLock()
+		g := h.byDeliver[to]
+		h.mu.RUnlock()
+		if g != nil {
+			g.receive(list[:n])
+		} else {
+			for _, msg := range list[:n] {
 				_ = h.nc.Publish(msg.Reply, nakText) // or JetStream finds out by itself
 			}
 		}
+		list = list[n:]
 	}
 }
 
