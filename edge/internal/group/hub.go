@@ -99,6 +99,7 @@ type Hub struct {
 	mu        sync.RWMutex
 	groups    map[Key]*Group
 	byDeliver map[string]*Group
+	byName    map[string]*Group // of the consumer, which no two share
 
 	clockMu sync.Mutex
 	active  []*Group // what the clock visits
@@ -117,7 +118,7 @@ func New(cfg Config, nc, requests *nats.Conn, streams Streams, log *zap.Logger, 
 		config: cfg, nc: nc, js: js, streams: streams, log: log, start: time.Now(),
 		room: &room{limit: cfg.Bytes}, queue: newQueueOfGroups(), quota: newQuota(cfg.Limits),
 		slots: make(chan struct{}, requestsAtOnce), drains: drains{nc: nc},
-		groups: map[Key]*Group{}, byDeliver: map[string]*Group{},
+		groups: map[Key]*Group{}, byDeliver: map[string]*Group{}, byName: map[string]*Group{},
 	}
 	for range cfg.Workers {
 		h.readers = append(h.readers, make(chan *nats.Msg, inboundMessages))
@@ -230,7 +231,7 @@ func (h *Hub) pin(key Key, address string) (*Group, error) {
 	if g == nil {
 		s := key.subjects(shards)
 		g = newGroup(h, key, s, h.readers[len(h.groups)%len(h.readers)])
-		h.groups[key], h.byDeliver[s.deliver] = g, g
+		h.groups[key], h.byDeliver[s.deliver], h.byName[s.consumer] = g, g, g
 		h.opening.Add(1)
 		go func() {
 			defer h.opening.Done()
@@ -273,6 +274,7 @@ func (h *Hub) remove(g *Group) {
 	if h.groups[g.key] == g {
 		delete(h.groups, g.key)
 		delete(h.byDeliver, g.subject.deliver)
+		delete(h.byName, g.subject.consumer)
 	}
 }
 

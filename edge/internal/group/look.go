@@ -35,12 +35,10 @@ func (h *Hub) consumerDeleted(msg *nats.Msg) {
 		return
 	}
 	h.mu.RLock()
-	defer h.mu.RUnlock()
-	for _, g := range h.groups {
-		if g.subject.consumer == consumer && g.subject.stream == stream {
-			g.lookSoon()
-			return
-		}
+	g := h.byName[consumer]
+	h.mu.RUnlock()
+	if g != nil && g.subject.stream == stream {
+		g.lookSoon()
 	}
 }
 
