@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/singleflight"
+
 	"canopy/shared/config"
 )
 
@@ -23,6 +25,8 @@ const (
 // quota bounds the groups that are made. Any goroutine may call it.
 type quota struct {
 	perApplication, perAddress int
+
+	counting singleflight.Group // lists of consumers that are under way, by application
 
 	mu        sync.Mutex
 	began     time.Time // of this hour
@@ -51,10 +55,8 @@ func (h *Hub) allow(ctx context.Context, g *Group, address string) error {
 	}
 	n, fresh := h.quota.known(g.key.Application, time.Now())
 	if !fresh {
-		ctx, cancel := context.WithTimeout(ctx, namesTimeout)
-		defer cancel()
 		var err error
-		if n, err = h.count(ctx, g); err != nil {
+		if n, err = h.countOnce(ctx, g); err != nil {
 			return err
 		}
 	}
@@ -64,7 +66,7 @@ func (h *Hub) allow(ctx context.Context, g *Group, address string) error {
 	if err := h.allowNew(g, address); err != nil {
 		return err
 	}
-	if !h.quota.add(g.key.Application, n, fresh, time.Now()) {
+	if !h.quota.add(g.key.Application, n, time.Now()) {
 		return fmt.Errorf("%w: %d", ErrTooManyGroups, limit) // others came at the same time
 	}
 	return nil
@@ -77,6 +79,25 @@ func (h *Hub) allowNew(g *Group, address string) error {
 	return nil
 }
 
+// countOnce is count for many that ask at the same time: thousands of new groups must not
+// each list thousands of consumers. It waits no longer than ctx.
+func (h *Hub) countOnce(ctx context.Context, g *Group) (int, error) {
+	counted := h.quota.counting.DoChan(g.key.Application, func() (any, error) {
+		ctx, cancel := context.WithTimeout(h.context, namesTimeout)
+		defer cancel()
+		return h.count(ctx, g)
+	})
+	select {
+	case r := <-counted:
+		if r.Err != nil {
+			return 0, r.Err
+		}
+		return r.Val.(int), nil
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+}
+
 func (q *quota) known(application string, now time.Time) (n int, fresh bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -84,12 +105,13 @@ func (q *quota) known(application string, now time.Time) (n int, fresh bool) {
 	return c.n, ok && now.Sub(c.at) < countFor
 }
 
-// add counts one more group of application, unless there are too many.
-func (q *quota) add(application string, n int, known bool, now time.Time) bool {
+// add counts one more group of application, unless there are too many. n is how many there
+// were, if nothing newer is known: others may have asked at the same time, and been faster.
+func (q *quota) add(application string, n int, now time.Time) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	c, ok := q.counts[application]
-	if !known || !ok {
+	if !ok || now.Sub(c.at) >= countFor {
 		if len(q.counts) >= maxRemembered {
 			clear(q.counts) // they are asked for again
 		}
