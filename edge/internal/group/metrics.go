@@ -21,17 +21,7 @@ func newMetrics(reg prometheus.Registerer, h *Hub) *metrics {
 		reg.MustRegister(c)
 		return c
 	}
-	gauge := func(name, help string, value func(total) float64) {
-		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "canopy_edge_" + name, Help: help},
-			func() float64 { return value(h.sum()) }))
-	}
-	gauge("groups", "Groups that have members on this edge, or had until a moment ago.", func(t total) float64 { return float64(t.groups) })
-	gauge("group_members", "Sockets that are members of groups.", func(t total) float64 { return float64(t.members) })
-	gauge("group_members_slow", "Members that owe an acknowledgement and are passed over.", func(t total) float64 { return float64(t.slow) })
-	gauge("group_in_flight", "Events that members have not acknowledged.", func(t total) float64 { return float64(t.inFlight) })
-	gauge("group_waiting", "Events that wait for a member.", func(t total) float64 { return float64(t.waiting) })
-	gauge("group_bytes", "Bytes of events that groups hold until they are acknowledged.", func(total) float64 { return float64(h.room.bytes.Load()) })
-	gauge("group_oldest_unacknowledged_seconds", "Time since the oldest event came that is not acknowledged.", func(t total) float64 { return t.oldest.Seconds() })
+	reg.MustRegister(newGauges(h))
 	m := &metrics{
 		writes:       counter("writes_total", "Writes of events to members."),
 		deliveries:   counter("deliveries_total", "Events written to members, repeats included."),
@@ -73,6 +63,48 @@ func (m *metrics) delivered(events []*delivery, bytes int, now time.Time) {
 		if d.appended > 0 {
 			m.age.Observe(max(0, float64(ms-d.appended)/1000))
 		}
+	}
+}
+
+// gauges tell the state of all groups. They are one collector, so that a scrape looks at
+// every group once.
+type gauges struct {
+	hub  *Hub
+	list []gauge
+}
+
+type gauge struct {
+	desc  *prometheus.Desc
+	value func(total) float64
+}
+
+func newGauges(h *Hub) *gauges {
+	c := &gauges{hub: h}
+	add := func(name, help string, value func(total) float64) {
+		c.list = append(c.list, gauge{prometheus.NewDesc("canopy_edge_"+name, help, nil, nil), value})
+	}
+	add("groups", "Groups that have members on this edge, or had until a moment ago.", func(t total) float64 { return float64(t.groups) })
+	add("group_members", "Sockets that are members of groups.", func(t total) float64 { return float64(t.members) })
+	add("group_members_slow", "Members that owe an acknowledgement and are passed over.", func(t total) float64 { return float64(t.slow) })
+	add("group_in_flight", "Events that members have not acknowledged.", func(t total) float64 { return float64(t.inFlight) })
+	add("group_waiting", "Events that wait for a member.", func(t total) float64 { return float64(t.waiting) })
+	add("group_bytes", "Bytes of events that groups hold until they are acknowledged.", func(total) float64 { return float64(h.room.bytes.Load()) })
+	add("group_oldest_unacknowledged_seconds", "Time since the oldest event came that is not acknowledged.", func(t total) float64 { return t.oldest.Seconds() })
+	return c
+}
+
+// Describe is prometheus.Collector's.
+func (c *gauges) Describe(descs chan<- *prometheus.Desc) {
+	for _, g := range c.list {
+		descs <- g.desc
+	}
+}
+
+// Collect is prometheus.Collector's.
+func (c *gauges) Collect(metrics chan<- prometheus.Metric) {
+	t := c.hub.sum()
+	for _, g := range c.list {
+		metrics <- prometheus.MustNewConstMetric(g.desc, prometheus.GaugeValue, g.value(t))
 	}
 }
 
