@@ -189,7 +189,8 @@ func TestClientsOfAKilledEdgeComeBackOnTheOthersAndMissNothing(t *testing.T) {
 	if latest.Sub(at) > limit {
 		t.Errorf("the last client was back after %v, want %v", latest.Sub(at), limit)
 	}
-	if replays < float64(clients)/10 || reads > replays/4 {
-		t.Errorf("%v reads from the stream for %v of %d clients: want many, who share few", reads, replays, clients)
+	// Each edge reads an event once at most, whatever number of clients has missed it.
+	if replays < float64(clients)/10 || reads > float64(2*all) {
+		t.Errorf("%v reads from the stream for %v of %d clients and %d events: want many clients, who share few reads", reads, replays, clients, all)
 	}
 }
