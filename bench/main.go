@@ -27,8 +27,11 @@ import (
 	"canopy/bench/under"
 )
 
-// known are the rows that can be measured.
-var known = []string{"1", "2", "4", "6", "7"}
+// known are the rows that can be measured; those of usual are, unless others are asked for.
+var (
+	usual = []string{"1", "2", "4", "6", "7"}
+	known = append(slices.Clone(usual), crowdMembers, crowdGroups)
+)
 
 // options are the command line's flags.
 type options struct {
@@ -41,6 +44,7 @@ type options struct {
 	clients    int
 	stall      stallOptions
 	group      groupOptions
+	crowd      crowdOptions
 	rows       string
 	edge       string
 	out        string
@@ -97,7 +101,9 @@ func parse(args []string) (options, error) {
 	flags.DurationVar(&o.stall.phase, "phase", 8*time.Second, "`time` that each phase of row 6 is measured for")
 	flags.IntVar(&o.group.members, "group-members", 8, "`members` of the group of row 7, and subscriptions of its peer")
 	flags.IntVar(&o.group.events, "group-events", 60_000, "`events` per round of row 7, which wait when the members come")
-	flags.StringVar(&o.rows, "rows", strings.Join(known, ","), "`rows` to measure, separated by commas")
+	flags.IntVar(&o.crowd.size, "crowd", 10_000, "`sockets` of the rows members (all in one group) and groups (each in its own)")
+	flags.IntVar(&o.crowd.events, "crowd-events", 20_000, "`events` of the row members; the row groups has one per 2,000 of these")
+	flags.StringVar(&o.rows, "rows", strings.Join(usual, ","), "`rows` to measure, separated by commas")
 	flags.StringVar(&o.edge, "edge", "", "`path` of a canopy-edge to measure; empty builds bin/canopy-edge")
 	flags.StringVar(&o.out, "out", "bench/RESULTS.md", "`file` for the results; - is standard output")
 	if err := flags.Parse(args); err != nil {
@@ -122,7 +128,7 @@ func (o options) check() error {
 	if o.sockets < o.clients {
 		errs = append(errs, errors.New("-sockets: expected one per client process at least"))
 	}
-	errs = append(errs, o.stall.check(o.clients), o.group.check(o.clients))
+	errs = append(errs, o.stall.check(o.clients), o.group.check(o.clients), o.crowd.check(o.clients))
 	if err := load.CheckSize(o.size); err != nil {
 		errs = append(errs, fmt.Errorf("-size: %w", err))
 	}

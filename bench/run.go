@@ -59,6 +59,16 @@ func measure(ctx context.Context, o options) (rows []report.Row, err error) {
 		}
 		rows = append(rows, row)
 	}
+	for _, name := range []string{crowdMembers, crowdGroups} {
+		if !o.wants(name) {
+			continue
+		}
+		row, err := rowCrowd(ctx, o, name)
+		if err != nil {
+			return nil, fmt.Errorf("row %s: %w", name, err)
+		}
+		rows = append(rows, row)
+	}
 	return rows, nil
 }
 

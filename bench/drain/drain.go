@@ -26,7 +26,11 @@ import (
 // Config says what a fleet opens.
 type Config struct {
 	// URL is what every socket asks for; only ws:// with an IPv4 address or localhost.
+	// {n} in it stands for the socket's number, so that each may ask for something else.
 	URL string `json:"url"`
+
+	// Number is the number of the first socket.
+	Number int `json:"number,omitempty"`
 
 	// Header goes with every handshake, beside what the upgrade itself needs.
 	Header http.Header `json:"header,omitempty"`

@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -96,7 +97,7 @@ func (t *target) open(ctx context.Context, i int) (fd int, early []byte, err err
 		return -1, nil, fmt.Errorf("create socket: %w", err)
 	}
 	if err = t.connect(ctx, fd, i); err == nil {
-		early, err = t.shakeHands(ctx, fd)
+		early, err = t.shakeHands(ctx, fd, i)
 	}
 	if err != nil {
 		return -1, nil, errors.Join(err, unix.Close(fd))
@@ -155,9 +156,10 @@ func (t *target) bind(fd, i int) error {
 	return nil
 }
 
-func (t *target) shakeHands(ctx context.Context, fd int) (early []byte, err error) {
-	n, err := unix.Write(fd, t.request)
-	if err == nil && n < len(t.request) {
+func (t *target) shakeHands(ctx context.Context, fd, i int) (early []byte, err error) {
+	request := bytes.Replace(t.request, []byte("{n}"), strconv.AppendInt(nil, int64(t.cfg.Number+i), 10), 1)
+	n, err := unix.Write(fd, request)
+	if err == nil && n < len(request) {
 		err = io.ErrShortWrite // a new socket takes far more than any sensible header
 	}
 	if err != nil {

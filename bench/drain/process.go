@@ -114,6 +114,7 @@ func Start(cfg Config, processes int, timeout time.Duration) (*Crew, error) {
 	err := c.each(func(i int, p *child.Process) error {
 		share := cfg
 		share.Sockets = c.sockets[i]
+		share.Number += cfg.Sockets * i / processes
 		return p.Ask(question{Do: "open", Config: share, Timeout: timeout}, nil)
 	})
 	if err != nil {

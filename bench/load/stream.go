@@ -44,6 +44,7 @@ func OpenStream(ctx context.Context, nc *nats.Conn, size int) (*Stream, error) {
 	_, err = js.CreateOrUpdateStream(ctx, stream.Config(jetstream.StreamConfig{
 		MaxAge:            streamAge,
 		MaxMsgsPerSubject: 1_000_000,
+		MaxConsumers:      100_000,
 		Duplicates:        2 * time.Minute,
 	}, shard, shards))
 	if err != nil {

@@ -31,6 +31,7 @@ type NATSCounts struct {
 	Total         uint64 `json:"total"`          // ever; a reconnection counts again
 	SlowConsumers int64  `json:"slow_consumers"` // cut off because they did not read fast enough
 	Stale         int64  `json:"stale"`          // cut off because they answered no ping
+	Subscriptions uint32 `json:"subscriptions"`  // at the moment, the server's own included
 }
 
 // ServeNATS is a NATS server process with JetStream. It starts when it is asked to and
@@ -72,7 +73,7 @@ func counts(s *server.Server) (NATSCounts, error) {
 	if err != nil {
 		return NATSCounts{}, fmt.Errorf("read server's counts: %w", err)
 	}
-	return NATSCounts{v.Connections, v.TotalConnections, v.SlowConsumers, v.StaleConnections}, nil
+	return NATSCounts{v.Connections, v.TotalConnections, v.SlowConsumers, v.StaleConnections, v.Subscriptions}, nil
 }
 
 // NATS is a running NATS server. Its methods may be called from any goroutine.
