@@ -27,7 +27,8 @@ const (
 // That is safe whatever happens at the same time: the new one begins behind the place up
 // to which the old one said that everything was acknowledged, so that nothing is lost. If
 // two edges do it after all, or the old node is only slow, the same holds, and more comes
-// again. What comes again was acknowledged after this edge's last look, or was in flight.
+// again. What comes again was acknowledged after this edge's last look, or was in flight;
+// and a node that is back sends for a moment from the old copy, until it hears of its end.
 func (h *Hub) missed(ctx context.Context, g *Group, cause error) error {
 	if h.config.Groups.Replicas != 1 || !silent(cause) {
 		return cause
@@ -51,9 +52,12 @@ func (h *Hub) missed(ctx context.Context, g *Group, cause error) error {
 		return err // what is to be done now the next look does
 	}
 	g.mu.Lock()
-	floor := g.seen.floor
+	floor, made := g.seen.floor, g.seen.failing == 0
 	g.seen.failing = 0 // if this fails, it waits again
 	g.mu.Unlock()
+	if made {
+		return nil // by another edge: NATS says half a second late that a consumer is away
+	}
 	// Nobody can answer for a consumer whose node is away, but the cluster forgets it. What
 	// creates it comes behind on the same connection.
 	// The request to create goes the same way, so that it comes second.

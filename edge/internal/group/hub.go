@@ -96,10 +96,10 @@ type Hub struct {
 	cancel  context.CancelFunc
 	opening sync.WaitGroup
 
-	mu        sync.RWMutex
-	groups    map[Key]*Group
-	byDeliver map[string]*Group
-	byName    map[string]*Group // of the consumer, which no two share
+	mu         sync.RWMutex
+	groups     map[Key]*Group
+	byDeliver  map[string]*Group
+	byConsumer map[string]*Group // "<stream>.<consumer>"
 
 	clockMu sync.Mutex
 	active  []*Group // what the clock visits
@@ -118,7 +118,7 @@ func New(cfg Config, nc, requests *nats.Conn, streams Streams, log *zap.Logger, 
 		config: cfg, nc: nc, js: js, streams: streams, log: log, start: time.Now(),
 		room: &room{limit: cfg.Bytes}, queue: newQueueOfGroups(), quota: newQuota(cfg.Limits),
 		slots: make(chan struct{}, requestsAtOnce), drains: drains{nc: nc},
-		groups: map[Key]*Group{}, byDeliver: map[string]*Group{}, byName: map[string]*Group{},
+		groups: map[Key]*Group{}, byDeliver: map[string]*Group{}, byConsumer: map[string]*Group{},
 	}
 	for range cfg.Workers {
 		h.readers = append(h.readers, make(chan *nats.Msg, inboundMessages))
@@ -140,6 +140,13 @@ func (h *Hub) Run(ctx context.Context) error {
 		return fmt.Errorf("subscribe to advisories of consumers: %w", err)
 	}
 	defer func() { _ = deleted.Unsubscribe() }()
+	if h.config.Groups.Replicas == 1 {
+		created, err := h.nc.Subscribe(createdAdvisory+"*.*", h.consumerCreated)
+		if err != nil {
+			return fmt.Errorf("subscribe to advisories of consumers: %w", err)
+		}
+		defer func() { _ = created.Unsubscribe() }()
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	for _, inbound := range h.readers {
 		group.Go(func() error { h.read(ctx, inbound); return nil })
@@ -231,7 +238,7 @@ func (h *Hub) pin(key Key, address string) (*Group, error) {
 	if g == nil {
 		s := key.subjects(shards)
 		g = newGroup(h, key, s, h.readers[len(h.groups)%len(h.readers)])
-		h.groups[key], h.byDeliver[s.deliver], h.byName[s.consumer] = g, g, g
+		h.groups[key], h.byDeliver[s.deliver], h.byConsumer[s.stream+"."+s.consumer] = g, g, g
 		h.opening.Add(1)
 		go func() {
 			defer h.opening.Done()
@@ -274,7 +281,7 @@ func (h *Hub) remove(g *Group) {
 	if h.groups[g.key] == g {
 		delete(h.groups, g.key)
 		delete(h.byDeliver, g.subject.deliver)
-		delete(h.byName, g.subject.consumer)
+		delete(h.byConsumer, g.subject.stream+"."+g.subject.consumer)
 	}
 }
 

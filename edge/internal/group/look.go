@@ -16,6 +16,7 @@ import (
 
 const (
 	deletedAdvisory = "$JS.EVENT.ADVISORY.CONSUMER.DELETED."
+	createdAdvisory = "$JS.EVENT.ADVISORY.CONSUMER.CREATED."
 
 	lookEvery = 30 * time.Second
 
@@ -30,16 +31,26 @@ const (
 
 // consumerDeleted takes JetStream's advisory: groups with members look at once.
 func (h *Hub) consumerDeleted(msg *nats.Msg) {
-	stream, consumer, ok := strings.Cut(strings.TrimPrefix(msg.Subject, deletedAdvisory), ".")
-	if !ok {
-		return
-	}
-	h.mu.RLock()
-	g := h.byName[consumer]
-	h.mu.RUnlock()
-	if g != nil && g.subject.stream == stream {
+	if g := h.advised(msg, deletedAdvisory); g != nil {
 		g.lookSoon()
 	}
+}
+
+// consumerCreated takes JetStream's advisory: another edge may have made a consumer again
+// that this one was about to.
+func (h *Hub) consumerCreated(msg *nats.Msg) {
+	if g := h.advised(msg, createdAdvisory); g != nil {
+		g.mu.Lock()
+		g.seen.failing = 0
+		g.mu.Unlock()
+	}
+}
+
+// advised finds the group of an advisory, nil if this edge has none.
+func (h *Hub) advised(msg *nats.Msg, prefix string) *Group {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.byConsumer[strings.TrimPrefix(msg.Subject, prefix)]
 }
 
 // Reconnected must be called when the connection of events stands again.
