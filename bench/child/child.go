@@ -16,7 +16,8 @@ import (
 	"time"
 )
 
-const stopGrace = 20 * time.Second
+// stopGrace is long, because a NATS server with 10,000 consumers takes half a minute to end.
+const stopGrace = 2 * time.Minute
 
 // Process is a running child. Its methods may be called from any goroutine; questions
 // are put one after the other.
@@ -87,7 +88,7 @@ func (p *Process) Ask(question, answer any) error {
 	return nil
 }
 
-// Stop ends the child's input and waits for its end; after 20 seconds it kills it, which
+// Stop ends the child's input and waits for its end; after two minutes it kills it, which
 // is an error.
 func (p *Process) Stop() error {
 	_ = p.stdin.Close() // fails only if it is closed already
