@@ -39,7 +39,7 @@ test: ## run all tests, with the race detector where there is a C compiler
 ifeq ($(RACE),)
 	@echo '*** No C compiler found: these tests run WITHOUT the race detector. ***' >&2
 endif
-	go test $(RACE) ./...
+	go test $(RACE) -timeout 20m ./...
 
 lint: $(STATICCHECK) $(ERRCHECK) ## check formatting, then run vet, staticcheck, errcheck and govulncheck
 	@unformatted=$$(gofmt -l $(SOURCES)); if [ -n "$$unformatted" ]; then \
