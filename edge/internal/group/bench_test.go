@@ -17,9 +17,9 @@ func BenchmarkRotation(b *testing.B) {
 	for _, members := range []int{1, 8, 1024} {
 		for _, batch := range []int{1, 64} {
 			b.Run(fmt.Sprintf("members=%d/batch=%d", members, batch), func(b *testing.B) {
-				r := newRotation(limits{window: 256, ackWait: 20 * time.Second}, &room{limit: 1 << 30})
+				r := newRotation(limits{window: 256, group: 1024, share: 1 << 30, ackWait: 20 * time.Second}, &room{limit: 1 << 30})
 				for range members {
-					r.open(&Member{socket: &plainSocket{}})
+					r.open(&Member{socket: &plainSocket{}, window: 256})
 				}
 				data, reply := make([]byte, 512), "$JS.ACK.events-0.consumer.1.17.4.1700000000000000000.0"
 				acked, now, seq := 0, time.Second, uint64(0)

@@ -7,16 +7,17 @@ const tickEvery = 25 * time.Millisecond
 
 // needsClock says whether time changes anything.
 func (r *rotation) needsClock() bool {
-	return len(r.busy) > 0 || len(r.held) > 0
+	return len(r.busy) > 0 || len(r.held) > 0 || r.keep
 }
 
 // tick does what is due: Pings, members that are slow, silent or leave, events that wait
-// for nobody, and leases. Without a connection no lease can be renewed.
-func (r *rotation) tick(now time.Duration, connected bool) {
+// for nobody, and leases. Without a connection no lease can be renewed. With over, sockets
+// that are stalled must go, since they hold too much memory.
+func (r *rotation) tick(now time.Duration, connected, over bool) {
 	kept := r.busy[:0]
 	for _, m := range r.busy {
-		r.look(m, now)
-		if m.busy = m.state != left && (m.flight.len() > 0 || m.state == leaving); m.busy {
+		r.look(m, now, over)
+		if m.busy = m.waits(); m.busy {
 			kept = append(kept, m)
 		}
 	}
@@ -25,7 +26,8 @@ func (r *rotation) tick(now time.Duration, connected bool) {
 	if len(kept) == 0 && cap(kept) > keepItems {
 		r.busy = nil
 	}
-	if r.parked != 0 && r.ready == 0 && now-r.parked >= parkedFor {
+	if r.ready == 0 && now-r.parked >= parkedFor {
+		r.keep = false
 		r.handBack()
 	}
 	switch {
@@ -38,8 +40,13 @@ func (r *rotation) tick(now time.Duration, connected bool) {
 	}
 }
 
-// look does what is due for one member that has something in flight, or leaves.
-func (r *rotation) look(m *Member, now time.Duration) {
+// waits says whether time changes anything for m.
+func (m *Member) waits() bool {
+	return m.state != left && (m.flight.len() > 0 || m.state == leaving || m.state == slow || m.stalled != 0)
+}
+
+// look does what is due for one member.
+func (r *rotation) look(m *Member, now time.Duration, over bool) {
 	if m.state == left {
 		return
 	}
@@ -47,20 +54,33 @@ func (r *rotation) look(m *Member, now time.Duration) {
 		m.askNow = true
 		r.touch(m)
 	}
-	silence := time.Duration(0)
+	switch owed := m.socket.Owed() > 0; {
+	case !owed:
+		m.stalled = 0
+	case m.stalled == 0:
+		m.stalled = now
+	}
+	// It owes an answer to a Ping, or reads nothing: not even Pongs to Pings of its own.
+	silence, stalled := time.Duration(0), time.Duration(0)
 	if m.pings.len() > 0 {
 		silence = now - max(m.pings.front().at, m.heard)
 	}
-	switch {
+	if m.stalled != 0 {
+		stalled = now - m.stalled
+	}
+	silence = max(silence, stalled)
+	switch pressed := over && stalled >= pressedAfter; {
 	case m.state == leaving && now >= m.leaveBy:
 		r.end(m, now)
-	case silence >= silentAfter:
-		r.done.silent = append(r.done.silent, m)
+	case pressed || silence >= silentAfter:
+		r.done.silent = append(r.done.silent, silentMember{m, pressed})
 		r.leave(m, false, now)
 	case silence >= slowAfter && m.state == ready:
 		r.exit(m, now)
-		m.state = slow
+		m.state, m.window = slow, min(firstWindow, m.window)
 		r.done.slowed++
+	case silence < slowAfter && m.state == slow:
+		r.enter(m)
 	}
 }
 

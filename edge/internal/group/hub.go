@@ -40,6 +40,9 @@ const (
 	keepBuffer = 1 << 20
 
 	tidyEvery = time.Second
+
+	// roomShare is the part of all groups' bytes that one of them may have.
+	roomShare = 4
 )
 
 // What Join returns, wrapped.
@@ -65,7 +68,9 @@ type Config struct {
 }
 
 func (c Config) limits() limits {
-	return limits{window: c.Groups.MemberInFlight, ackWait: c.Groups.AckWait}
+	return limits{
+		window: c.Groups.MemberInFlight, group: c.Groups.InFlight, share: c.Bytes / roomShare, ackWait: c.Groups.AckWait,
+	}
 }
 
 // Streams says where applications lie.
@@ -326,9 +331,9 @@ func (h *Hub) clock(ctx context.Context) {
 			list := h.active
 			h.active = nil
 			h.clockMu.Unlock()
-			now, connected := h.now(), h.nc.IsConnected()
+			now, connected, over := h.now(), h.nc.IsConnected(), h.overHeld()
 			for _, g := range list {
-				if g.tick(now, connected) {
+				if g.tick(now, connected, over) {
 					h.activate(g)
 				}
 			}

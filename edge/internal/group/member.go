@@ -19,9 +19,11 @@ type Socket interface {
 	// Owed is the number of bytes that the kernel has not taken yet.
 	Owed() int64
 
-	// Unanswering says that the client has not acknowledged anything for too long. What
-	// it had goes to other members; it must be closed.
-	Unanswering()
+	// Unanswering says that the client has not acknowledged anything for too long, or that
+	// it must go because stalled sockets hold too much memory: then it is pressed, and
+	// what it holds must be freed now. What it had goes to other members; it must be
+	// closed.
+	Unanswering(pressed bool)
 
 	// Detached says that the group will never write to the socket again. It is called
 	// once, after Leave, in whichever goroutine then knows it.
@@ -62,6 +64,8 @@ type Member struct {
 	unasked  int         // events written since then
 	askedFor time.Duration
 	heard    time.Duration // when it acknowledged last
+	stalled  time.Duration // since when the kernel takes no more for it; 0 if it does
+	window   int           // events that it may have and not have acknowledged
 	leaveBy  time.Duration
 	askNow   bool // a Ping is to go out now
 }
@@ -75,7 +79,7 @@ type ping struct {
 func newMember(g *Group, s Socket) *Member {
 	var tag [8]byte
 	_, _ = rand.Read(tag[:]) // never fails
-	return &Member{group: g, socket: s, tag: binary.BigEndian.Uint64(tag[:])}
+	return &Member{group: g, socket: s, tag: binary.BigEndian.Uint64(tag[:]), window: firstWindow}
 }
 
 // Open lets the group give events to the member: its socket can be written to.

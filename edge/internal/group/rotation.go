@@ -29,7 +29,20 @@ const (
 	leaveGrace = 100 * time.Millisecond
 
 	// parkedFor is how long events wait when no member is ready, before others get them.
+	// For so long the last subscription stays: what JetStream has sent when nobody is
+	// subscribed any more it sends again only when the time to acknowledge is over.
 	parkedFor = time.Second
+
+	// pressedAfter is how long a socket may be stalled when stalled sockets hold too much
+	// memory.
+	pressedAfter = 75 * time.Millisecond
+
+	// firstWindow is how many events a member gets before it has acknowledged any. Each
+	// acknowledgement doubles it.
+	firstWindow = 32
+
+	// minWindow is what a member of a very large group may have.
+	minWindow = 4
 
 	// leaseMargin is the part of the lease's end in which nothing is given out.
 	leaseMargin = 2 * time.Second
@@ -38,6 +51,8 @@ const (
 // limits bound what a group has on this edge.
 type limits struct {
 	window  int           // events that one member has not acknowledged
+	group   int           // events of the group that no member has acknowledged, on all edges
+	share   int64         // bytes of events that one group may hold
 	ackWait time.Duration // after which JetStream gives an event to somebody else
 }
 
@@ -77,7 +92,9 @@ type rotation struct {
 	back   []*delivery      // given back by members, in order; they go first
 	fresh  queue[*delivery] // not given to anybody yet
 	notice *delivery        // what the edge itself has to say; it goes before all
-	parked time.Duration    // since when events wait and nobody is ready; 0 if not so
+	parked time.Duration    // since when nobody is ready
+	keep   bool             // nobody is ready, and the last subscription stays for a moment
+	bytes  int64            // of held
 	renew  time.Duration    // when the next lease is to be renewed
 
 	busy  []*Member // that have something in flight, or leave
@@ -106,7 +123,7 @@ func (r *rotation) open(m *Member) {
 func (r *rotation) enter(m *Member) {
 	m.state = ready
 	r.ready++
-	r.parked = 0
+	r.keep = false
 	if r.turn == nil {
 		m.next, m.prev = m, m
 		r.turn = m
@@ -121,7 +138,7 @@ func (r *rotation) exit(m *Member, now time.Duration) {
 	r.ready--
 	if m.next == m {
 		r.turn = nil
-		r.parked = now
+		r.parked, r.keep = now, !r.stopped
 	} else {
 		m.prev.next, m.next.prev = m.next, m.prev
 		if r.turn == m {
@@ -146,10 +163,10 @@ func (r *rotation) take(d *delivery, now time.Duration) {
 		return
 	}
 	switch {
-	case r.stopped || r.members == 0:
+	case r.stopped || r.members == 0 && !r.keep:
 		r.done.naks = append(r.done.naks, d.reply)
 		return
-	case !r.room.take(len(d.data)):
+	case r.bytes > 0 && r.bytes+int64(len(d.data)) > r.limits.share, !r.room.take(len(d.data)):
 		r.done.later = append(r.done.later, d.reply)
 		return
 	}
@@ -160,10 +177,8 @@ func (r *rotation) take(d *delivery, now time.Duration) {
 		r.renew = now + r.limits.ackWait/2
 	}
 	r.held[d.seq] = d
+	r.bytes += int64(len(d.data))
 	r.fresh.push(d)
-	if r.ready == 0 && r.parked == 0 {
-		r.parked = now
-	}
 }
 
 // say has a notice given to the next member whose turn it is.
@@ -175,6 +190,7 @@ func (r *rotation) assign(now time.Duration, over bool) {
 	for r.turn != nil && !over && !r.stopped {
 		m := r.turn
 		if !r.takes(m) {
+			r.attend(m) // if that lasts, it loses its turn
 			break
 		}
 		d := r.next(now)
@@ -192,13 +208,21 @@ func (r *rotation) assign(now time.Duration, over bool) {
 
 // takes says whether m can be given one more event.
 func (r *rotation) takes(m *Member) bool {
-	if m.flight.len() >= r.limits.window || m.bytes >= memberBytes {
+	if r.full(m) {
 		return false
 	}
 	if n := len(m.out); n > 0 {
 		return n < writeEvents && m.outBytes < writeBytes
 	}
 	return m.socket.Owed() == 0
+}
+
+// full says whether m has all that it may have and not have acknowledged: less before it
+// has shown that it answers, and so little of the group's that members that are stuck
+// leave something to the others.
+func (r *rotation) full(m *Member) bool {
+	fair := max(minWindow, r.limits.group/(2*r.members))
+	return m.flight.len() >= min(r.limits.window, fair, m.window) || m.bytes >= memberBytes
 }
 
 // next takes the event that goes out next, nil if none waits.
@@ -232,6 +256,7 @@ func (r *rotation) forget(d *delivery) {
 		return
 	}
 	delete(r.held, d.seq)
+	r.bytes -= int64(len(d.data))
 	r.room.give(len(d.data))
 }
 
@@ -278,7 +303,7 @@ func (r *rotation) flush(m *Member, now time.Duration) {
 		m.out = nil
 		return
 	}
-	full := m.flight.len() >= r.limits.window || m.bytes >= memberBytes
+	full := r.full(m)
 	var asked uint64
 	if m.unasked > 0 && (m.pings.len() == 0 || m.unasked >= writeEvents || full || m.askNow) {
 		m.counter++
@@ -323,8 +348,9 @@ func (r *rotation) pong(m *Member, counter uint64, now time.Duration) {
 		}
 	}
 	m.heard = now
+	m.window = min(2*m.window, r.limits.window)
 	switch {
-	case m.state == slow:
+	case m.state == slow && m.stalled == 0:
 		r.enter(m)
 	case m.state == leaving && m.flight.len() == 0:
 		r.end(m, now)
@@ -394,7 +420,7 @@ func (r *rotation) handBack() {
 		r.done.naks = append(r.done.naks, d.reply)
 		r.forget(d)
 	}
-	r.back, r.fresh, r.parked = nil, queue[*delivery]{}, 0
+	r.back, r.fresh = nil, queue[*delivery]{}
 }
 
 // restart forgets everything: the stream is another one, in which sequences begin anew.
@@ -408,7 +434,7 @@ func (r *rotation) restart() {
 
 // stop gives nothing more out. What members have they may acknowledge.
 func (r *rotation) stop() {
-	r.stopped = true
+	r.stopped, r.keep = true, false
 	r.handBack()
 	for _, m := range r.busy {
 		m.askNow = true
@@ -418,8 +444,11 @@ func (r *rotation) stop() {
 
 // subscriptions is the number of queue subscriptions that this edge is to have.
 func (r *rotation) subscriptions() int {
-	if r.stopped {
+	switch {
+	case r.stopped:
 		return 0
+	case r.ready == 0 && r.keep:
+		return 1
 	}
 	return r.ready
 }

@@ -18,7 +18,7 @@ type plainSocket struct {
 
 func (s *plainSocket) Send([]byte, bool) {}
 func (s *plainSocket) Owed() int64       { return s.owed }
-func (s *plainSocket) Unanswering()      { s.unanswering++ }
+func (s *plainSocket) Unanswering(bool)  { s.unanswering++ }
 func (s *plainSocket) Detached()         { s.ended++ }
 
 // stand is a rotation with its members and a clock, for tests that go step by step.
@@ -38,11 +38,11 @@ type stand struct {
 func newStand(t *testing.T, members int) *stand {
 	s := &stand{
 		t: t, now: time.Second,
-		r:   newRotation(limits{window: 256, ackWait: 20 * time.Second}, &room{limit: 1 << 20}),
+		r:   newRotation(limits{window: 256, group: 1024, share: 1 << 20, ackWait: 20 * time.Second}, &room{limit: 1 << 20}),
 		got: map[*Member][]uint64{}, pings: map[*Member][]uint64{}, writes: map[*Member]int{},
 	}
 	for range members {
-		m := &Member{socket: &plainSocket{}}
+		m := &Member{socket: &plainSocket{}, window: 256}
 		s.members = append(s.members, m)
 		s.r.open(m)
 	}
@@ -85,7 +85,7 @@ func (s *stand) work() {
 			}
 		}
 		for _, m := range o.silent {
-			m.socket.Unanswering()
+			m.socket.Unanswering(m.pressed)
 		}
 		for _, m := range o.ended {
 			m.socket.Detached()
@@ -102,7 +102,7 @@ func (s *stand) answer(m *Member) {
 func (s *stand) pass(d time.Duration) {
 	for end := s.now + d; s.now < end; {
 		s.now = min(end, s.now+tickEvery)
-		s.r.tick(s.now, true)
+		s.r.tick(s.now, true, false)
 		s.work()
 	}
 }
@@ -198,6 +198,7 @@ func TestTheRotationWaitsForAMemberOnlyUntilItIsSlow(t *testing.T) {
 	s.want("third goes on to the second one", s.got[b], []uint64{2, 3})
 	s.want("subscriptions", s.r.subscriptions(), 1)
 	a.socket.(*plainSocket).owed = 0
+	s.pass(tickEvery)
 	s.answer(a)
 	s.answer(b)
 	s.want("subscriptions when it has answered", s.r.subscriptions(), 2)
@@ -239,20 +240,26 @@ func TestAMemberThatLeavesMayStillAcknowledgeWithinTheGrace(t *testing.T) {
 	s.r.leave(b, false, s.now)
 	s.work()
 	s.want("told again", b.socket.(*plainSocket).ended, 1)
+	s.want("subscriptions for a moment", s.r.subscriptions(), 1)
 	s.events(5, 5)
-	s.want("with no member", s.nacked, []uint64{2, 4, 5})
+	s.want("with no member", s.nacked, []uint64{2, 4})
+	s.pass(parkedFor)
+	s.want("handed back after a moment", s.nacked, []uint64{2, 4, 5})
+	s.want("subscriptions", s.r.subscriptions(), 0)
+	s.events(6, 6) // was on its way
+	s.want("handed back at once", s.nacked, []uint64{2, 4, 5, 6})
 }
 
 func TestLeasesOfWhatIsHeldAreRenewedAndLapsedOnesAreGivenToNobody(t *testing.T) {
 	s := newStand(t, 1)
 	m := s.members[0]
-	m.socket.(*plainSocket).owed = 1 // takes nothing, and owes nothing
+	m.window = 0 // takes nothing, and owes nothing
 	s.events(1, 1)
 	s.pass(11 * time.Second)
 	s.want("renewed", s.renewed, []uint64{1})
-	s.r.tick(s.now, false) // the connection is lost, and perhaps the renewal with it
+	s.r.tick(s.now, false, false) // the connection is lost, and perhaps the renewal with it
 	s.now += 8 * time.Second
-	m.socket.(*plainSocket).owed = 0
+	m.window = 256
 	s.work()
 	s.want("given after its time", s.got[m], []uint64(nil))
 	s.want("held", len(s.r.held), 0)
@@ -313,9 +320,106 @@ func TestAnEventThatComesAgainWhileItIsHereIsGivenOnceAndAcknowledgedAsItCameLas
 func TestANewMemberIsTheLastOfTheRound(t *testing.T) {
 	s := newStand(t, 3)
 	s.events(1, 1)
-	m := &Member{socket: &plainSocket{}}
+	m := &Member{socket: &plainSocket{}, window: 256}
 	s.r.open(m)
 	s.events(2, 4)
 	s.events(5, 5)
 	s.want("the new one", s.got[m], []uint64{5})
+}
+
+func TestAMemberThatReadsNothingLosesItsTurnAlsoIfItOwesNoAnswer(t *testing.T) {
+	s := newStand(t, 2)
+	a, b := s.members[0], s.members[1]
+	a.socket.(*plainSocket).owed = 100 // Pongs to its own Pings
+	s.events(1, 20)
+	s.pass(slowAfter + 2*tickEvery)
+	s.want("events of the other one", len(s.got[b]), 20)
+	s.want("subscriptions", s.r.subscriptions(), 1)
+	a.socket.(*plainSocket).owed = 0
+	s.pass(tickEvery)
+	s.want("subscriptions when it reads", s.r.subscriptions(), 2)
+	a.socket.(*plainSocket).owed = 100
+	s.answer(b)
+	s.events(21, 22)
+	for range int(silentAfter/time.Second) + 1 {
+		s.pass(time.Second)
+		s.answer(b)
+	}
+	s.want("told", [2]int{a.socket.(*plainSocket).unanswering, a.socket.(*plainSocket).ended}, [2]int{1, 1})
+	s.want("members", s.r.members, 1)
+}
+
+func TestStalledMembersGoAtOnceWhenStalledSocketsHoldTooMuch(t *testing.T) {
+	s := newStand(t, 2)
+	a, b := s.members[0], s.members[1]
+	s.events(1, 2)
+	a.socket.(*plainSocket).owed = 1 << 20
+	for range int(pressedAfter/tickEvery) + 2 {
+		s.now += tickEvery
+		s.r.tick(s.now, true, true)
+		s.work()
+	}
+	s.want("told", a.socket.(*plainSocket).unanswering, 1)
+	s.want("the other one", b.socket.(*plainSocket).unanswering, 0)
+	s.want("its event goes on", s.got[b], []uint64{2, 1})
+}
+
+func TestStuckMembersLeaveTheOthersTheirShareOfTheGroup(t *testing.T) {
+	const members, stuck = 10, 9
+	s := newStand(t, members)
+	for _, m := range s.members {
+		m.window = firstWindow
+	}
+	next := uint64(1)
+	for range 400 { // those that answer have shown it
+		s.events(next, next+9)
+		next += 10
+		for _, m := range s.members {
+			s.answer(m)
+		}
+	}
+	for len(s.r.held) < 1024 { // what JetStream sends without acknowledgements
+		s.events(next, next)
+		next++
+	}
+	held := 0
+	for _, m := range s.members[:stuck] {
+		held += m.flight.len()
+	}
+	if held > 1024/2 {
+		t.Errorf("stuck members hold %d of the group's 1024 events", held)
+	}
+	healthy := s.members[stuck]
+	before := len(s.got[healthy])
+	for range 20 {
+		s.answer(healthy)
+		s.pass(tickEvery)
+	}
+	if n := len(s.got[healthy]) - before; n < 100 {
+		t.Errorf("the healthy member got %d events while the others were stuck", n)
+	}
+}
+
+func TestAMemberGetsFewEventsBeforeItHasAcknowledgedAny(t *testing.T) {
+	s := newStand(t, 1)
+	m := s.members[0]
+	m.window = firstWindow
+	s.events(1, 1000)
+	for _, want := range []int{32, 32 + 64, 32 + 64 + 128, 32 + 64 + 128 + 256} {
+		s.want("events", len(s.got[m]), want)
+		s.answer(m)
+	}
+}
+
+func TestOneGroupLeavesRoomForOthers(t *testing.T) {
+	s := newStand(t, 1)
+	s.r.limits.share = 3
+	s.members[0].socket.(*plainSocket).owed = 1
+	s.events(1, 3)
+	s.want("bytes", s.r.room.bytes.Load(), 2)
+	s.members[0].socket.(*plainSocket).owed = 0
+	s.work()
+	s.answer(s.members[0])
+	s.events(2, 2)
+	s.want("events", s.got[s.members[0]], []uint64{1, 2})
 }

@@ -94,7 +94,7 @@ type simFrame struct {
 
 func (c *simClient) Send([]byte, bool) { c.sim.t.Fatal("the simulation writes by itself") }
 func (c *simClient) Owed() int64       { return c.owed }
-func (c *simClient) Unanswering()      { c.dropped = true }
+func (c *simClient) Unanswering(bool)  { c.dropped = true }
 func (c *simClient) Detached()         { c.ended++ }
 
 func newSimulation(t *testing.T, seed uint64) *simulation {
@@ -124,13 +124,13 @@ func (s *simulation) fail(format string, args ...any) {
 func (s *simulation) addEdge() {
 	window := 1 + s.rand.IntN(8)
 	e := &simEdge{id: len(s.edges), connected: true}
-	e.rotation = newRotation(limits{window: window, ackWait: simAckWait}, s.room)
+	e.rotation = newRotation(limits{window: window, group: simMaxAck, share: 1 << 20, ackWait: simAckWait}, s.room)
 	s.edges = append(s.edges, e)
 }
 
 func (s *simulation) join(e *simEdge) *simClient {
 	c := &simClient{sim: s, edge: e}
-	c.member = &Member{socket: c, tag: uint64(len(s.clients))}
+	c.member = &Member{socket: c, tag: uint64(len(s.clients)), window: 1 + s.rand.IntN(4)}
 	s.clients = append(s.clients, c)
 	e.members = append(e.members, c)
 	e.rotation.open(c.member)
@@ -186,7 +186,7 @@ func (s *simulation) carryOut(e *simEdge, o *outcome) {
 	for _, m := range o.silent {
 		s.log("edge %d drops a silent client", e.id)
 		s.faultOf(m.socket.(*simClient))
-		m.socket.Unanswering()
+		m.socket.Unanswering(m.pressed)
 		m.socket.(*simClient).gone = true
 	}
 	for _, m := range o.ended {
@@ -318,7 +318,7 @@ func (s *simulation) pass(d time.Duration) {
 				s.flow(e)
 			}
 			if !e.dead {
-				e.rotation.tick(s.now, e.connected)
+				e.rotation.tick(s.now, e.connected, s.rand.IntN(50) == 0)
 				s.serve(e)
 			}
 		}
@@ -427,6 +427,9 @@ func (s *simulation) step() {
 		s.join(e)
 	case n < 93 && c != nil:
 		c.stuck = !c.stuck
+		if c.stuck && s.rand.IntN(2) == 0 {
+			c.owed = 1 // Pongs to its own Pings
+		}
 	case n < 95 && c != nil:
 		s.leave(c, s.rand.IntN(3))
 	case n < 96:

@@ -100,8 +100,8 @@ func (w *worker) round(g *Group) bool {
 		}
 	}
 	g.mu.Unlock()
+	g.subscribe(want) // first: what is handed back must not come to a subscription that ends
 	w.carryOut(g)
-	g.subscribe(want)
 	return true
 }
 
@@ -121,7 +121,7 @@ func (w *worker) carryOut(g *Group) {
 	}
 	for _, m := range o.silent {
 		stats.silent.Inc()
-		m.socket.Unanswering()
+		m.socket.Unanswering(m.pressed)
 	}
 	for _, m := range o.ended {
 		m.socket.Detached()

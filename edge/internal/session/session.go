@@ -182,8 +182,14 @@ func (s *Session) Send(frames []byte, asks bool) {
 // Owed is the number of bytes that the kernel has not taken.
 func (s *Session) Owed() int64 { return s.Reader.Owed() }
 
-// Unanswering closes a member of a group that acknowledges nothing.
-func (s *Session) Unanswering() { s.Close(Unacknowledged) }
+// Unanswering closes a member of a group that acknowledges nothing. With pressed it is cut
+// at once, to free what it holds.
+func (s *Session) Unanswering(pressed bool) {
+	s.Close(Unacknowledged)
+	if pressed {
+		s.Cut()
+	}
+}
 
 // OnMessage takes what a client says: RefreshAccessToken, or nothing that is known.
 func (s *Session) OnMessage(_ bool, payload []byte) {
