@@ -193,3 +193,28 @@ func TestAGroupIsToldFirstWhatTheLogHasForgottenWhileItWasAway(t *testing.T) {
 		})
 	}
 }
+
+func TestALiveGroupThatTheLogOvertakesIsTold(t *testing.T) {
+	const kept = 100
+	s := startEdge(t, func(cfg *config.Config) { cfg.Edge.Groups.InFlight, cfg.Edge.Groups.MemberInFlight = 64, 64 })
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	shard := subject.Shard("open-app", shards)
+	cfg := natstest.StreamConfig(shard, shards)
+	cfg.MaxMsgsPerSubject = kept
+	if _, err := s.js.UpdateStream(ctx, cfg); err != nil {
+		t.Fatal(err)
+	}
+	l := newLedger(t)
+	c := s.dial("/open-app?group_id=g", nil) // reads nothing yet
+	s.publishMany("open-app", "", 0, 5000)
+	l.add(0, c)
+	until(t, "the group is told of a gap", func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return len(l.gaps) > 0
+	})
+	if n, _ := l.counts(); n >= 5000 {
+		t.Errorf("all %d events came: the log did not overtake the group", n)
+	}
+}

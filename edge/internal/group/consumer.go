@@ -40,9 +40,19 @@ type sight struct {
 	floor   uint64        // stream sequence up to which everything was acknowledged
 	behind  bool          // events waited in the stream
 	missing uint64        // the oldest event of the application when a gap was told last
+	risk    uint64        // an event behind which the log was forgetting, 0 if none
+	risked  time.Duration // when that was noticed last
 	failing time.Duration // since when it does not answer, 0 if it does
 
 	failover time.Duration // when it is made again, if it goes on failing
+}
+
+// endanger has the consumer looked at soon, since the log was forgetting what stands behind
+// sequence. A group that stays behind is told of it from time to time.
+func (s *sight) endanger(sequence uint64, now time.Duration) {
+	if s.risk == 0 && (s.risked == 0 || now-s.risked >= riskEvery) {
+		s.risk, s.risked, s.at = sequence, now, 0
+	}
 }
 
 // ensure finds the group's consumer or makes it: a new group begins with new events.
@@ -53,10 +63,16 @@ func (h *Hub) ensure(ctx context.Context, g *Group, address string) error {
 			return err
 		}
 		info, err = h.create(ctx, g, jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverNewPolicy})
+		if err != nil {
+			h.quota.forgive(g, address)
+		}
 	} else if err == nil {
 		info, err = h.adjust(ctx, g, info)
 	}
 	if err != nil {
+		return err
+	}
+	if err := h.learnLimits(ctx, g); err != nil {
 		return err
 	}
 	g.logID.Store(uint64(h.streams.Log(g.subject.shard)))
@@ -138,7 +154,7 @@ func (h *Hub) want(g *Group, start jetstream.ConsumerConfig) jetstream.ConsumerC
 	c := h.config.Groups
 	return jetstream.ConsumerConfig{
 		Durable:           g.subject.consumer,
-		Description:       "Canopy: " + g.key.String(),
+		Description:       describe(g.key),
 		DeliverPolicy:     start.DeliverPolicy,
 		OptStartSeq:       start.OptStartSeq,
 		OptStartTime:      start.OptStartTime,
@@ -156,6 +172,12 @@ func (h *Hub) want(g *Group, start jetstream.ConsumerConfig) jetstream.ConsumerC
 	}
 }
 
+// describe is what people see of a consumer. The server takes no long ones.
+func describe(k Key) string {
+	text := "Canopy: " + k.String()
+	return strings.ToValidUTF8(text[:min(len(text), 256)], "")
+}
+
 // see notes what the consumer is like. With check it tells the group if events that it had
 // not got are gone.
 func (h *Hub) see(ctx context.Context, g *Group, info *jetstream.ConsumerInfo, check bool) error {
@@ -163,9 +185,13 @@ func (h *Hub) see(ctx context.Context, g *Group, info *jetstream.ConsumerInfo, c
 	seen := g.seen
 	seen.at, seen.failing, seen.created = h.now(), 0, info.Created
 	seen.floor, seen.behind = max(seen.floor, info.AckFloor.Stream), info.NumPending > 0
+	after := info.AckFloor.Stream
+	if seen.risk != 0 {
+		check, after, seen.risk = true, seen.risk, 0
+	}
 	g.seen = seen
 	g.mu.Unlock()
-	if !check || info.AckFloor.Stream == 0 {
+	if !check || after == 0 {
 		return nil
 	}
 	oldest, err := h.oldest(ctx, g)
@@ -173,13 +199,62 @@ func (h *Hub) see(ctx context.Context, g *Group, info *jetstream.ConsumerInfo, c
 		// Nothing is left of the application: nobody can tell whose events stood there.
 		_, oldest, err = h.streamOf(ctx, g)
 	}
-	if err != nil || oldest <= info.AckFloor.Stream+1 || oldest == seen.missing {
+	if err != nil || oldest <= after+1 || oldest == seen.missing {
 		return err
 	}
 	g.mu.Lock()
 	g.seen.missing = oldest
 	g.mu.Unlock()
-	h.tell(g, event.GapRetention, info.AckFloor.Stream, oldest)
+	h.tell(g, event.GapRetention, after, oldest)
+	return nil
+}
+
+// retention is how much a stream keeps.
+type retention struct {
+	most  uint64        // events of an application, 0 for any number
+	age   time.Duration // 0 for any
+	asked time.Duration
+}
+
+// forgets says whether the log was forgetting events of the application when it sent this
+// one: what stands behind it may be gone before it is sent.
+func (r retention) forgets(from origin, now time.Time) bool {
+	return r.most > 0 && from.pending+1 >= r.most ||
+		r.age > 0 && now.UnixNano()-from.stored >= int64(r.age-retentionMargin)
+}
+
+// retentionMargin is how near the end of their time events are at risk.
+const retentionMargin = time.Second
+
+// riskEvery is the least time between two gaps that a live group is told of.
+const riskEvery = 5 * time.Second
+
+// learnLimits finds out how much the group's stream keeps. It asks for each stream once in
+// a while, not for each group.
+func (h *Hub) learnLimits(ctx context.Context, g *Group) error {
+	h.mu.RLock()
+	known, ok := h.retentions[g.subject.shard]
+	h.mu.RUnlock()
+	if !ok || h.now()-known.asked >= lookEvery {
+		err := h.request(ctx, func(ctx context.Context) error {
+			s, err := h.js.Stream(ctx, g.subject.stream)
+			if err != nil {
+				return fmt.Errorf("ask for stream %s: %w", g.subject.stream, err)
+			}
+			c := s.CachedInfo().Config
+			known = retention{most: uint64(max(0, c.MaxMsgsPerSubject)), age: c.MaxAge, asked: h.now()}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		h.mu.Lock()
+		h.retentions[g.subject.shard] = known
+		h.mu.Unlock()
+	}
+	g.mu.Lock()
+	g.retention = known
+	g.mu.Unlock()
 	return nil
 }
 
@@ -237,8 +312,9 @@ func (h *Hub) oldest(ctx context.Context, g *Group) (uint64, error) {
 	return answer.Message.Sequence, nil
 }
 
-// count is the number of groups that an application has, on all edges.
+// count is the number of groups of g's kind that its application has, on all edges.
 func (h *Hub) count(ctx context.Context, g *Group) (n int, err error) {
+	const kind = ofApplication + 1 + ofKey + 1 // where a name says it
 	mine := prefix(g.key.Application) + "-"
 	for offset, total := 0, 1; offset < total; {
 		var page struct {
@@ -256,7 +332,7 @@ func (h *Hub) count(ctx context.Context, g *Group) (n int, err error) {
 			return 0, fmt.Errorf("list the consumers of %s: %w", g.subject.stream, page.Error)
 		}
 		for _, name := range page.Consumers {
-			if strings.HasPrefix(name, mine) {
+			if strings.HasPrefix(name, mine) && len(name) > kind && name[kind:kind+1] == g.key.kind() {
 				n++
 			}
 		}

@@ -39,15 +39,16 @@ type Group struct {
 	failed error         // set before opened is closed
 	logID  atomic.Uint64
 
-	mu       sync.Mutex
-	rotation rotation
-	queued   bool          // in the hub's queue or in a worker's hands
-	active   bool          // among those that the hub's clock visits
-	pins     int           // callers between finding the group and joining it
-	sockets  int           // members that have joined and not left
-	idle     time.Duration // since when it has had none
-	behind   bool          // subscriptions are to be ended as soon as others have
-	seen     sight         // what the last look at the consumer said
+	mu        sync.Mutex
+	rotation  rotation
+	queued    bool          // in the hub's queue or in a worker's hands
+	active    bool          // among those that the hub's clock visits
+	pins      int           // callers between finding the group and joining it
+	sockets   int           // members that have joined and not left
+	idle      time.Duration // since when it has had none
+	behind    bool          // subscriptions are to be ended as soon as others have
+	retention retention
+	seen      sight // what the last look at the consumer said
 
 	subs []*nats.Subscription // of whatever worker serves the group
 }
@@ -74,14 +75,19 @@ func (g *Group) log() event.Log { return event.Log(g.logID.Load()) }
 func (g *Group) receive(list []*nats.Msg) {
 	var made [readAtOnce]struct {
 		event  *delivery
+		from   origin
 		wanted bool
 	}
 	for i, msg := range list {
-		made[i].event, made[i].wanted = g.delivery(msg)
+		made[i].event, made[i].from, made[i].wanted = g.delivery(msg)
 	}
+	wall := time.Now()
 	g.mu.Lock()
 	now := g.hub.now()
 	for _, next := range made[:len(list)] {
+		if next.event != nil && next.from.delivered == 1 && g.retention.forgets(next.from, wall) {
+			g.seen.endanger(next.from.sequence, now)
+		}
 		switch d := next.event; {
 		case d == nil:
 		case next.wanted:
@@ -95,26 +101,26 @@ func (g *Group) receive(list []*nats.Msg) {
 
 // delivery makes an event of a message: nil if no consumer has sent it, and not wanted if
 // nobody is to get it.
-func (g *Group) delivery(msg *nats.Msg) (d *delivery, wanted bool) {
+func (g *Group) delivery(msg *nats.Msg) (d *delivery, from origin, wanted bool) {
 	from, ok := parseReply(msg.Reply)
 	if !ok {
 		g.hub.stats.foreign.Inc() // a core publish to the deliver subject: nobody waits for its acknowledgement
-		return nil, false
+		return nil, from, false
 	}
 	if from.delivered > 1 {
 		g.hub.stats.redelivered.Inc()
 	}
 	d = &delivery{seq: from.sequence, stored: from.stored, data: msg.Data, reply: msg.Reply, appended: appended(msg.Header)}
 	if !g.key.wants(msg.Header) {
-		return d, false
+		return d, from, false
 	}
 	if n := len(d.data); n < len(`{"a":0}`) || d.data[0] != '{' || d.data[n-1] != '}' {
 		g.hub.stats.faults.Inc()
 		g.hub.log.Warn("event skipped: it is not a JSON object",
 			zap.String("application", g.key.Application), zap.Uint64("sequence", d.seq))
-		return d, false
+		return d, from, false
 	}
-	return d, true
+	return d, from, true
 }
 
 // appended reads when an event was appended to Kafka, in ms since 1970; 0 if unknown.

@@ -105,6 +105,7 @@ type Hub struct {
 	groups     map[Key]*Group
 	byDeliver  map[string]*Group
 	byConsumer map[string]*Group // "<stream>.<consumer>"
+	retentions map[int]retention // by shard
 
 	clockMu sync.Mutex
 	active  []*Group // what the clock visits
@@ -123,7 +124,7 @@ func New(cfg Config, nc, requests *nats.Conn, streams Streams, log *zap.Logger, 
 		config: cfg, nc: nc, js: js, streams: streams, log: log, start: time.Now(),
 		room: &room{limit: cfg.Bytes}, queue: newQueueOfGroups(), quota: newQuota(cfg.Limits),
 		slots: make(chan struct{}, requestsAtOnce), drains: drains{nc: nc},
-		groups: map[Key]*Group{}, byDeliver: map[string]*Group{}, byConsumer: map[string]*Group{},
+		groups: map[Key]*Group{}, byDeliver: map[string]*Group{}, byConsumer: map[string]*Group{}, retentions: map[int]retention{},
 	}
 	for range cfg.Workers {
 		h.readers = append(h.readers, make(chan *nats.Msg, inboundMessages))

@@ -47,12 +47,19 @@ const (
 // encoded as in subjects and cut, for people to read. The hashes are of SHA-256. What
 // JetStream does not allow to be changed must be part of the key.
 func (k Key) Consumer() string {
-	kind := "s"
-	if k.Anonymous {
-		kind = "a"
-	}
-	return prefix(k.Application) + "-" + k.hash() + "-" + kind + "-" + short(k.Application) + "-" + short(k.Name)
+	return prefix(k.Application) + "-" + k.hash() + "-" + k.kind() + "-" + short(k.Application) + "-" + short(k.Name)
 }
+
+// kind tells the groups of those who have signed in from the others.
+func (k Key) kind() string {
+	if k.Anonymous {
+		return "a"
+	}
+	return "s"
+}
+
+// account is what a group counts for.
+func (k Key) account() string { return k.kind() + k.Application }
 
 // prefix begins the names of all consumers of an application.
 func prefix(application string) string {

@@ -1,8 +1,10 @@
 package group
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,7 +28,7 @@ const (
 
 	// looksPerSecond bounds the questions about consumers when there are very many groups.
 	looksPerSecond = 500
-	looksAtOnce    = 16
+	looksAtOnce    = 32
 )
 
 // consumerDeleted takes JetStream's advisory: groups with members look at once.
@@ -85,25 +87,34 @@ func (h *Hub) lookAgain(ctx context.Context) {
 	}
 }
 
-// due lists the groups that have not been looked at for a while.
+// due lists the groups that have not been looked at for a while, the longest first.
 func (h *Hub) due() []*Group {
 	every := lookEvery
 	if h.config.Groups.Replicas == 1 {
 		every = lookSingle
 	}
+	type dueAt struct {
+		group *Group
+		at    time.Duration
+	}
 	now := h.now()
-	var list []*Group
+	var all []dueAt
 	h.mu.RLock()
-	defer h.mu.RUnlock()
 	for _, g := range h.groups {
 		g.mu.Lock()
 		if g.sockets > 0 && g.isOpen() && (g.seen.at == 0 || now-g.seen.at >= every) {
-			list = append(list, g)
+			all = append(all, dueAt{g, g.seen.at})
 		}
 		g.mu.Unlock()
-		if len(list) == looksPerSecond {
-			break
-		}
+	}
+	h.mu.RUnlock()
+	if len(all) > looksPerSecond {
+		slices.SortFunc(all, func(a, b dueAt) int { return cmp.Compare(a.at, b.at) })
+		all = all[:looksPerSecond]
+	}
+	list := make([]*Group, len(all))
+	for i := range all {
+		list[i] = all[i].group
 	}
 	return list
 }
@@ -118,6 +129,9 @@ func (h *Hub) look(ctx context.Context, g *Group) {
 	case errors.Is(err, jetstream.ErrConsumerNotFound):
 		err = h.makeAgain(ctx, g)
 	case err == nil:
+		if err = h.learnLimits(ctx, g); err != nil {
+			break
+		}
 		g.mu.Lock()
 		seen := g.seen
 		g.mu.Unlock()

@@ -47,13 +47,35 @@ func newQuota(l config.Limits) *quota {
 	}
 }
 
-// allow says why g, which does not exist yet, may not be made, or nil.
+// allow says why g, which does not exist yet, may not be made, or nil. Groups of those who
+// have signed in and of others are counted apart. Of an address's new groups forgive must
+// be called if none was made.
 func (h *Hub) allow(ctx context.Context, g *Group, address string) error {
+	if g.key.Anonymous && !h.quota.newcomer(address, time.Now()) {
+		return ErrTooManyNew
+	}
+	err := h.allowOneMore(ctx, g)
+	if err != nil {
+		h.quota.forgive(g, address)
+	}
+	return err
+}
+
+// forgive takes back that address has made g.
+func (q *quota) forgive(g *Group, address string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if g.key.Anonymous && q.addresses[address] > 0 {
+		q.addresses[address]--
+	}
+}
+
+func (h *Hub) allowOneMore(ctx context.Context, g *Group) error {
 	limit := h.quota.perApplication
 	if limit <= 0 {
-		return h.allowNew(g, address)
+		return nil
 	}
-	n, fresh := h.quota.known(g.key.Application, time.Now())
+	n, fresh := h.quota.known(g.key.account(), time.Now())
 	if !fresh {
 		var err error
 		if n, err = h.countOnce(ctx, g); err != nil {
@@ -63,18 +85,8 @@ func (h *Hub) allow(ctx context.Context, g *Group, address string) error {
 	if n >= limit {
 		return fmt.Errorf("%w: %d", ErrTooManyGroups, n)
 	}
-	if err := h.allowNew(g, address); err != nil {
-		return err
-	}
-	if !h.quota.add(g.key.Application, n, time.Now()) {
+	if !h.quota.add(g.key.account(), n, time.Now()) {
 		return fmt.Errorf("%w: %d", ErrTooManyGroups, limit) // others came at the same time
-	}
-	return nil
-}
-
-func (h *Hub) allowNew(g *Group, address string) error {
-	if g.key.Anonymous && !h.quota.newcomer(address, time.Now()) {
-		return ErrTooManyNew
 	}
 	return nil
 }
@@ -82,7 +94,7 @@ func (h *Hub) allowNew(g *Group, address string) error {
 // countOnce is count for many that ask at the same time: thousands of new groups must not
 // each list thousands of consumers. It waits no longer than ctx.
 func (h *Hub) countOnce(ctx context.Context, g *Group) (int, error) {
-	counted := h.quota.counting.DoChan(g.key.Application, func() (any, error) {
+	counted := h.quota.counting.DoChan(g.key.account(), func() (any, error) {
 		ctx, cancel := context.WithTimeout(h.context, namesTimeout)
 		defer cancel()
 		return h.count(ctx, g)

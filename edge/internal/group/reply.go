@@ -10,6 +10,7 @@ type origin struct {
 	sequence  uint64 // in the stream
 	delivered uint64 // how often this event has been sent
 	stored    int64  // when the stream took it, ns since 1970
+	pending   uint64 // events of the application behind it
 }
 
 const (
@@ -41,14 +42,16 @@ func parseReply(reply string) (o origin, ok bool) {
 	delivered, reply, _ := strings.Cut(reply, ".")
 	sequence, reply, _ := strings.Cut(reply, ".")
 	_, reply, _ = strings.Cut(reply, ".") // the sequence in the consumer
-	stored, _, _ := strings.Cut(reply, ".")
-	var ok1, ok2, ok3 bool
+	stored, reply, _ := strings.Cut(reply, ".")
+	pending, _, _ := strings.Cut(reply, ".")
+	var ok1, ok2, ok3, ok4 bool
 	var at uint64
 	o.delivered, ok1 = decimal(delivered)
 	o.sequence, ok2 = decimal(sequence)
 	at, ok3 = decimal(stored)
 	o.stored = int64(at)
-	return o, ok1 && ok2 && ok3
+	o.pending, ok4 = decimal(pending)
+	return o, ok1 && ok2 && ok3 && ok4
 }
 
 // decimal reads a number of digits only, which must fit into 63 bits.

@@ -12,7 +12,7 @@ func metadata(reply string) (origin, bool) {
 	if err != nil {
 		return origin{}, false
 	}
-	return origin{sequence: meta.Sequence.Stream, delivered: meta.NumDelivered, stored: meta.Timestamp.UnixNano()}, true
+	return origin{sequence: meta.Sequence.Stream, delivered: meta.NumDelivered, stored: meta.Timestamp.UnixNano(), pending: meta.NumPending}, true
 }
 
 var replies = []string{
