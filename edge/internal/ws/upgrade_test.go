@@ -106,10 +106,15 @@ func TestAcceptAnswersTheKeyOfTheStandard(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := io.ReadAll(conn)
+	before, rest, dated := strings.Cut(string(got), "\r\nDate: ")
+	date, behind, _ := strings.Cut(rest, "\r\n")
 	want := "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
 		"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nSec-WebSocket-Protocol: cloudevents.json\r\n\r\nearly"
-	if err != nil || string(got) != want {
+	if err != nil || !dated || before+"\r\n"+behind != want {
 		t.Errorf("got %q, error %v", got, err)
+	}
+	if at, err := http.ParseTime(date); err != nil || time.Since(at) > patience || time.Until(at) > 0 {
+		t.Errorf("the date is %q, %v", date, err)
 	}
 }
 
