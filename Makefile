@@ -27,10 +27,11 @@ SOURCES  := bench deployments edge ingest shared
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 
-build: ## build bin/canopy-ingest, bin/canopy-edge and bin/canopy-local
+build: ## build bin/canopy-ingest, bin/canopy-edge, bin/canopy-local and bin/canopy-stream
 	$(GOBUILD) -o bin/canopy-ingest ./ingest
 	$(GOBUILD) -o bin/canopy-edge ./edge
 	$(GOBUILD) -o bin/canopy-local ./deployments/local/canopy-local
+	$(GOBUILD) -o bin/canopy-stream ./edge/client/canopy-stream
 
 run: build ## run everything in one process on this machine, until Ctrl-C
 	@exec bin/canopy-local

@@ -12,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"canopy/edge/internal/edgetest"
 	"canopy/shared/subject"
 )
 
@@ -19,7 +20,7 @@ func TestEventsComeWhole(t *testing.T) {
 	w := newWorld(t)
 	r := w.read(w.config())
 	r.open()
-	w.publish("open-app", "some/channel", 3)
+	w.Publish("open-app", "some/channel", 3)
 	e := r.expect(3)
 	if e.Type != "t" || e.Source != "s" || e.Subject != "some/channel" || e.Application != "open-app" || e.Device != "d1" ||
 		!e.Time.Equal(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)) || string(e.Data) != `{"n":3}` || e.Cursor == "" || e.Gap != nil {
@@ -36,8 +37,8 @@ func TestChannelAndDeviceFilter(t *testing.T) {
 	byChannel.open()
 	byDevice.open()
 	for n := range 4 {
-		w.publish("with/slash and space", []string{"a/b?c", "a"}[n%2], n)
-		w.publish("open-app", "", n)
+		w.Publish("with/slash and space", []string{"a/b?c", "a"}[n%2], n)
+		w.Publish("open-app", "", n)
 	}
 	byChannel.expect(0, 2)
 	byDevice.expect(1, 3)
@@ -51,19 +52,19 @@ func TestAnEdgeThatIsDrainedAndComesBackLosesAndRepeatsNothing(t *testing.T) {
 	for range 3 {
 		for range 20 {
 			n++
-			w.publish("open-app", "", n)
+			w.Publish("open-app", "", n)
 		}
 		// Some of them are on their way when the edge goes.
-		w.stop()
+		w.Stop()
 		var closed *ClosedError
 		if err := next(t, "the socket ends", r.waits); !errors.As(err, &closed) || closed.Code != 1001 || closed.Reason != "edge is going away" {
 			t.Fatalf("the socket ended with %v, want 1001", err)
 		}
 		for range 20 {
 			n++
-			w.publish("open-app", "", n)
+			w.Publish("open-app", "", n)
 		}
-		w.up()
+		w.Up()
 		r.open()
 	}
 	for i := range n {
@@ -75,18 +76,18 @@ func TestAClientThatHadNoEventMissesNoneWhileItsEdgeIsAway(t *testing.T) {
 	w := newWorld(t)
 	r := w.read(w.config())
 	r.open()
-	w.stop()
+	w.Stop()
 	next(t, "the socket ends", r.waits)
-	w.publish("open-app", "", 1)
-	w.up()
-	w.publish("open-app", "", 2)
+	w.Publish("open-app", "", 1)
+	w.Up()
+	w.Publish("open-app", "", 2)
 	r.expect(1, 2)
 }
 
 func TestSinceBeginsBehindACursorAndEarliestAtTheStart(t *testing.T) {
 	w := newWorld(t)
 	for n := range 5 {
-		w.publish("open-app", "", n)
+		w.Publish("open-app", "", n)
 	}
 	cfg := w.config()
 	cfg.Since = Earliest
@@ -97,15 +98,15 @@ func TestSinceBeginsBehindACursorAndEarliestAtTheStart(t *testing.T) {
 
 func TestGapsAreToldApart(t *testing.T) {
 	w := newWorld(t)
-	w.publish("open-app", "", 0)
-	w.publish("open-app", "", 1)
-	w.publish("open-app", "", 2)
+	w.Publish("open-app", "", 0)
+	w.Publish("open-app", "", 1)
+	w.Publish("open-app", "", 2)
 	cfg := w.config()
 	cfg.Since = Earliest
 	first := w.read(cfg).expect(0)
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), edgetest.Patience)
 	defer cancel()
-	stream, err := w.js.Stream(ctx, subject.Stream(subject.Shard("open-app", shards)))
+	stream, err := w.JS.Stream(ctx, subject.Stream(subject.Shard("open-app", edgetest.Shards)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,8 +114,8 @@ func TestGapsAreToldApart(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg.Since = first.Cursor
-	w.stop() // its ring still has them
-	w.up()
+	w.Stop() // its ring still has them
+	w.Up()
 	r := w.read(cfg)
 	gap := next(t, "a gap", r.events)
 	if gap.Gap == nil || gap.Gap.Reason != "retention" || gap.Gap.After != first.Cursor || gap.Gap.Before == "" || gap.Gap.Message == "" {
@@ -132,13 +133,13 @@ func TestTokensAreRefreshedAndTheSocketStaysOpen(t *testing.T) {
 		if asked.Add(1) == 2 {
 			return "", errors.New("not now") // the next one comes in time
 		}
-		return w.token("alice", 6*time.Second), nil
+		return w.Token("alice", 6*time.Second), nil
 	}
 	r := w.read(cfg)
 	r.open()
 	end := time.Now().Add(7 * time.Second)
-	w.eventually("the first token is over", func() bool { return asked.Load() >= 4 && time.Now().After(end) })
-	w.publish("secret-app", "", 1)
+	w.Eventually("the first token is over", func() bool { return asked.Load() >= 4 && time.Now().After(end) })
+	w.Publish("secret-app", "", 1)
 	r.expect(1)
 	select {
 	case err := <-r.waits:
@@ -157,17 +158,17 @@ func TestAnExpiredTokenIsReplacedByAFreshOneAndNothingIsMissed(t *testing.T) {
 			<-ctx.Done()
 			return "", ctx.Err()
 		}
-		return w.token("alice", 3*time.Second), nil
+		return w.Token("alice", 3*time.Second), nil
 	}
 	r := w.read(cfg)
 	r.open()
-	w.publish("secret-app", "", 1)
+	w.Publish("secret-app", "", 1)
 	r.expect(1)
 	var closed *ClosedError
 	if err := next(t, "the token expires", r.waits); !errors.As(err, &closed) || closed.Code != 1008 || closed.Reason != "JWT token expired" {
 		t.Fatalf("the socket ended with %v, want 1008 JWT token expired", err)
 	}
-	w.publish("secret-app", "", 2)
+	w.Publish("secret-app", "", 2)
 	r.open()
 	r.expect(2)
 }
@@ -178,7 +179,7 @@ func TestAnAPIKeySignsIn(t *testing.T) {
 	cfg.Application, cfg.User, cfg.APIKey = "secret-app", "alice", "secret"
 	r := w.read(cfg)
 	r.open()
-	w.publish("secret-app", "", 1)
+	w.Publish("secret-app", "", 1)
 	r.expect(1)
 }
 
@@ -212,7 +213,7 @@ func TestTheOperatorsDisconnectIsHeeded(t *testing.T) {
 	cfg.GiveUp = 30 * time.Second // less than the minute to wait
 	r := w.read(cfg)
 	r.open()
-	w.eventually("the socket is closed", func() bool { return w.disconnect("open-app") == `{"disconnected":1}`+"\n" })
+	w.Eventually("the socket is closed", func() bool { return w.Disconnect("open-app") == `{"disconnected":1}`+"\n" })
 	var closed *ClosedError
 	if err := next(t, "the client gives up", r.ended); !errors.As(err, &closed) || closed.Reason != "Disconnected by the operator" {
 		t.Errorf("ended with %v", err)
@@ -222,7 +223,7 @@ func TestTheOperatorsDisconnectIsHeeded(t *testing.T) {
 func TestGivingUpEndsTheStreamWithItsReason(t *testing.T) {
 	w := newWorld(t)
 	cfg := w.config()
-	w.stop()
+	w.Stop()
 	cfg.GiveUp = time.Nanosecond
 	if err := next(t, "the client gives up", w.read(cfg).ended); err == nil {
 		t.Error("ended without an error")
@@ -233,17 +234,17 @@ func TestTheEndOfTheContextClosesTheSocketWith1000(t *testing.T) {
 	w := newWorld(t)
 	r := w.read(w.config())
 	r.open()
-	w.eventually("the socket counts", func() bool { return w.metric(`drogue_connections{protocol="ws",type="integration"}`) == 1 })
+	w.Eventually("the socket counts", func() bool { return w.Metric(`drogue_connections{protocol="ws",type="integration"}`) == 1 })
 	r.cancel()
 	if err := next(t, "the loop ends", r.ended); err != nil {
 		t.Errorf("the loop ended with %v", err)
 	}
-	w.eventually("the socket is gone", func() bool { return w.metric(`canopy_edge_closed_total{code="1000"}`) == 1 })
+	w.Eventually("the socket is gone", func() bool { return w.Metric(`canopy_edge_closed_total{code="1000"}`) == 1 })
 }
 
 func TestLeavingTheLoopClosesTheSocketWith1000(t *testing.T) {
 	w := newWorld(t)
-	w.publish("open-app", "", 0)
+	w.Publish("open-app", "", 0)
 	cfg := w.config()
 	cfg.Since = Earliest
 	for _, err := range Events(context.Background(), cfg) {
@@ -252,7 +253,7 @@ func TestLeavingTheLoopClosesTheSocketWith1000(t *testing.T) {
 		}
 		break
 	}
-	w.eventually("the socket is gone", func() bool { return w.metric(`canopy_edge_closed_total{code="1000"}`) == 1 })
+	w.Eventually("the socket is gone", func() bool { return w.Metric(`canopy_edge_closed_total{code="1000"}`) == 1 })
 }
 
 func TestAMessageAboveTheLimitEndsTheStream(t *testing.T) {
@@ -261,7 +262,7 @@ func TestAMessageAboveTheLimitEndsTheStream(t *testing.T) {
 	cfg.MaxMessage = 100
 	r := w.read(cfg)
 	r.open()
-	w.publish("open-app", "", 0)
+	w.Publish("open-app", "", 0)
 	if err := next(t, "the stream ends", r.ended); !errors.Is(err, ErrTooBig) {
 		t.Errorf("ended with %v", err)
 	}
@@ -275,7 +276,7 @@ func TestMembersOfAGroupSplitEventsAndKeepThemOverARestart(t *testing.T) {
 	one.open()
 	two.open()
 	for n := range 10 {
-		w.publish("open-app", "", n)
+		w.Publish("open-app", "", n)
 	}
 	seen := make(map[int]int)
 	collect := func(r *reader) {
@@ -292,13 +293,13 @@ func TestMembersOfAGroupSplitEventsAndKeepThemOverARestart(t *testing.T) {
 	all := func(n int) func() bool {
 		return func() bool { collect(one); collect(two); return len(seen) >= n }
 	}
-	w.eventually("ten events", all(10))
-	w.stop()
+	w.Eventually("ten events", all(10))
+	w.Stop()
 	for n := range 10 {
-		w.publish("open-app", "", 10+n)
+		w.Publish("open-app", "", 10+n)
 	}
-	w.up()
-	w.eventually("twenty events", all(20))
+	w.Up()
+	w.Eventually("twenty events", all(20))
 }
 
 func TestAMemberThatLeavesAfterAnEventHasAcknowledgedIt(t *testing.T) {
@@ -310,7 +311,7 @@ func TestAMemberThatLeavesAfterAnEventHasAcknowledgedIt(t *testing.T) {
 	first.cancel()
 	next(t, "the first member has left", first.ended)
 	for n := range 20 {
-		w.publish("open-app", "", n)
+		w.Publish("open-app", "", n)
 		for e, err := range Events(context.Background(), cfg) {
 			if err != nil {
 				t.Fatal(err)

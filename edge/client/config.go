@@ -18,6 +18,9 @@ const DefaultMaxMessage = 16 << 20
 // Earliest, as Config.Since, begins with the oldest event that the log still has.
 const Earliest = "earliest"
 
+// ErrConfig ends a stream that has a Config that makes no sense.
+var ErrConfig = errors.New("configure the client")
+
 // TokenSource gives an OpenID token that is valid for some time yet. It is asked before
 // every connection and shortly before a token ends, by one goroutine at a time, and should
 // give a new token then. Its error is an attempt that failed, which is repeated.
@@ -101,7 +104,7 @@ func (c *Config) validate() error {
 		bad("limits must not be negative")
 	}
 	if len(problems) > 0 {
-		return fmt.Errorf("configure the client: %w", errors.Join(problems...))
+		return fmt.Errorf("%w: %w", ErrConfig, errors.Join(problems...))
 	}
 	return nil
 }
