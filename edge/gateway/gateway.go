@@ -140,16 +140,10 @@ func (e *edge) open(ctx context.Context) error {
 	if e.admit, err = newAdmission(e, reg); err != nil {
 		return err
 	}
-	e.server = &http.Server{
-		Handler:           e.admit,
-		ReadHeaderTimeout: readHeaderTimeout,
-		ReadTimeout:       requestTimeout,
-		WriteTimeout:      requestTimeout,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    int(limits.HeaderBytes) - slopHeaderBytes,
-		ConnState:         e.admit.connState,
-		ErrorLog:          zap.NewStdLog(e.log.WithOptions(zap.IncreaseLevel(zap.ErrorLevel))),
+	if e.server, err = newServer(e.admit, int(limits.HeaderBytes), e.log); err != nil {
+		return err
 	}
+	e.server.ConnState = e.admit.connState
 	e.health.AddCheck("nats", natsconn.Check(e.feeds))
 	e.health.AddCheck("nats requests", natsconn.Check(e.requests))
 	e.health.AddCheck("nats groups", natsconn.Check(e.members))
@@ -157,6 +151,24 @@ func (e *edge) open(ctx context.Context) error {
 	e.health.AddCheck("openid", e.authn.Ready)
 	e.health.Handle("POST /debug/disconnect", disconnect(e.sessions, e.log))
 	return nil
+}
+
+// newServer makes the server of requests for a socket. What it reports by itself, panics of
+// the handler and connections that cannot be accepted, is logged as an error.
+func newServer(handler http.Handler, headerBytes int, log *zap.Logger) (*http.Server, error) {
+	errorLog, err := zap.NewStdLogAt(log, zap.ErrorLevel)
+	if err != nil {
+		return nil, fmt.Errorf("make log of requests: %w", err)
+	}
+	return &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: readHeaderTimeout,
+		ReadTimeout:       requestTimeout,
+		WriteTimeout:      requestTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    headerBytes - slopHeaderBytes,
+		ErrorLog:          errorLog,
+	}, nil
 }
 
 func (e *edge) openGroups(reg prometheus.Registerer) (err error) {

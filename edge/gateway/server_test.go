@@ -1,0 +1,42 @@
+package gateway
+
+import (
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+)
+
+func TestAPanicOfARequestIsLoggedAsAnError(t *testing.T) {
+	core, logs := observer.New(zapcore.DebugLevel)
+	server, err := newServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		panic("a mistake of ours")
+	}), 32<<10, zap.New(core))
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(listener) }()
+	answer, err := http.Get("http://" + listener.Addr().String())
+	if err == nil {
+		_ = answer.Body.Close()
+		t.Fatalf("got %s, want no answer: the handler did not panic", answer.Status)
+	}
+	_ = server.Close()
+	<-ended
+	// net/http logs before it closes the connection, and so before the client knew.
+	for _, line := range logs.All() {
+		if line.Level == zapcore.ErrorLevel && strings.Contains(line.Message, "a mistake of ours") {
+			return
+		}
+	}
+	t.Errorf("no error in the log: %v", logs.All())
+}
