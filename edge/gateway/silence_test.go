@@ -95,3 +95,23 @@ func TestPingsOfAClientThatDoesNotReadCostBoundedMemory(t *testing.T) {
 		t.Errorf("after %d bytes of Pongs: %v", got, err)
 	}
 }
+
+func TestAMessageThatIsNeverFinishedClosesItsSocket(t *testing.T) {
+	s := startEdge(t, nil)
+	c, in := s.rawDial("/open-app", "")
+	begun := append([]byte{0x81, 0x80 | 126, 0xff, 0xff, 0, 0, 0, 0}, make([]byte, 60_000)...)
+	if _, err := c.Write(begun); err != nil {
+		t.Fatal(err)
+	}
+	s.await("what is held", func() bool { return s.metric("canopy_edge_unfinished_bytes") >= 60_000 })
+	b, err := io.ReadAll(in)
+	if err != nil || len(b) < 4 || b[0] != 0x88 || int(b[2])<<8|int(b[3]) != 1013 {
+		t.Fatalf("got %q, %v; want a close frame with 1013", b, err)
+	}
+	if n := s.metric("canopy_edge_unfinished_total"); n != 1 {
+		t.Errorf("%v are counted, want 1", n)
+	}
+	if n := s.metric("canopy_edge_unfinished_bytes"); n != 0 {
+		t.Errorf("%v bytes are held, want none", n)
+	}
+}

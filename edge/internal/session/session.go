@@ -243,6 +243,8 @@ func (s *Session) OnViolation(code uint16, reason string) {
 		s.registry.stats.tooMany.Inc()
 	case ws.CloseTooBig:
 		s.registry.stats.tooBig.Inc()
+	case ws.CloseTryLater:
+		s.registry.stats.unfinished.Inc()
 	}
 	s.close(Closing{Code: code, Reason: reason}, closeWrite)
 }

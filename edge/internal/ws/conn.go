@@ -169,6 +169,7 @@ func (c *Conn) ExpectPong() { c.state.Add(awaitedPong) }
 // be read. The caller holds turn.
 func (c *Conn) consume(data []byte, e *Engine) {
 	for len(data) > 0 && c.state.Load()&(stateCut|stateDeaf) == 0 {
+		had := c.read.part
 		rest, open := c.read.step(data, e.config.MaxMessage, c.owner)
 		if most := e.config.MaxFrames; open && most > 0 && c.counts() && c.read.over(e.now.Load(), most) {
 			open = c.read.refuse(tooMany, c.owner)
@@ -176,6 +177,7 @@ func (c *Conn) consume(data []byte, e *Engine) {
 		if !open {
 			c.state.Or(stateDeaf)
 		}
+		e.partials.account(c, had, e.now.Load())
 		data = rest
 	}
 }

@@ -34,6 +34,10 @@ type Config struct {
 	// control frames among them, without the Pongs of Conn.ExpectPong; 0 means any
 	// number, and MaxFrames is the most. One more is a violation with ClosePolicy.
 	MaxFrames int
+	// MaxUnfinished is how much the unfinished messages of all clients may hold, in bytes;
+	// 0 means DefaultMaxUnfinished. Above it the oldest are a violation with
+	// CloseTryLater, as is, whatever it holds, one that is unfinished for 10 s.
+	MaxUnfinished int
 	// MaxWriteBuffer bounds the bytes that wait in memory for one socket; 0 means no
 	// bound. At the bound nbio closes without a close frame, so it should lie above
 	// everything that an owner writes while it keeps its own account with OnWritten.
@@ -52,6 +56,9 @@ type Engine struct {
 	panics atomic.Uint64
 	held   heldAllocator
 
+	partials      partials
+	finishSeconds uint32 // constant
+
 	joined atomic.Uint64 // connections given to pollers; see conn
 
 	ticking sync.WaitGroup
@@ -69,6 +76,9 @@ func NewEngine(config Config) *Engine {
 	if config.MaxMessage == 0 {
 		config.MaxMessage = DefaultMaxMessage
 	}
+	if config.MaxUnfinished == 0 {
+		config.MaxUnfinished = DefaultMaxUnfinished
+	}
 	config.MaxFrames = min(config.MaxFrames, MaxFrames)
 	if config.Log == nil {
 		config.Log = zap.NewNop()
@@ -77,6 +87,8 @@ func NewEngine(config Config) *Engine {
 		config: config,
 		name:   "ws-" + strconv.FormatUint(engines.Add(1), 10),
 		done:   make(chan struct{}),
+
+		finishSeconds: finishSeconds,
 	}
 	e.now.Store(1)
 	e.nb = nbio.NewEngine(nbio.Config{
@@ -136,6 +148,7 @@ func (e *Engine) Stop() {
 // *net.TCPConn, or one that wraps it (see base), perhaps of a listener made by Secure. The
 // errors are ErrStopped, a connection of another kind, and those of the system.
 func (e *Engine) Adopt(c *Conn, h Handler, conn net.Conn, early []byte) error {
+	defer e.relieve() // after the turn
 	// A poller that gets data already, and OnGone, wait here until early is read.
 	c.turn.Lock()
 	defer c.turn.Unlock()
@@ -217,6 +230,7 @@ func (e *Engine) tick() {
 			whole := time.Since(start) / time.Second
 			e.now.Store(uint32(whole) + 2) // 1 was what remained of the second before start
 			timer.Reset(time.Until(start.Add((whole + 1) * time.Second)))
+			e.overdue(e.now.Load())
 		}
 	}
 }
@@ -234,6 +248,7 @@ func (e *Engine) conn(nb *nbio.Conn) *Conn {
 func (e *Engine) onData(nb *nbio.Conn, data []byte) {
 	c := e.conn(nb)
 	c.heard.Store(e.now.Load())
+	defer e.relieve() // after the turn
 	c.turn.Lock()
 	defer c.turn.Unlock()
 	defer e.rescue(c)
@@ -278,6 +293,7 @@ func (e *Engine) onClose(nb *nbio.Conn, err error) {
 		return
 	}
 	c.state.Or(stateDeaf)
+	e.partials.drop(c.read.part)
 	c.read = reader{}
 	if c.secure != nil {
 		if cause := c.secure.end(); cause != nil {

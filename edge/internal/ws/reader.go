@@ -33,6 +33,8 @@ type partial struct {
 	checked int    // bytes of data known to be whole UTF-8 characters
 	data    []byte // unmasked payload of the unfinished message
 	control []byte // unmasked payload of the unfinished control frame
+
+	pending // the engine's
 }
 
 // maxHeader is the longest header of a masked frame, in bytes.
