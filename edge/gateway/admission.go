@@ -75,17 +75,41 @@ func descriptorLimit() int {
 }
 
 // connState counts the connections that are no sockets yet, and closes those beyond any
-// hope of an answer, so that slow requests cannot use up the descriptors.
+// hope of an answer, so that slow requests cannot use up the descriptors, nor those of one
+// address the room of all others.
 func (a *admission) connState(c net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
-		if int(a.pending.Add(1))+a.sessions.Len() > a.limit+spareDescriptors/2 {
-			a.limits.full.Inc()
+		switch {
+		case !a.takePeer(c):
+			a.pending.Add(1)
 			_ = c.Close() // StateClosed follows
+		case int(a.pending.Add(1))+a.sessions.Len() > a.limit+spareDescriptors/2:
+			a.limits.full.Inc()
+			_ = c.Close()
 		}
 	case http.StateHijacked, http.StateClosed:
 		a.pending.Add(-1)
+		if c, ok := c.(*jsonConn); ok && c.counts {
+			a.limits.peers.give(c.peer)
+		}
 	}
+}
+
+// takePeer counts a new connection for its peer, unless that speaks for many clients. It is
+// false if the peer has too many.
+func (a *admission) takePeer(conn net.Conn) bool {
+	c, ok := conn.(*jsonConn)
+	if !ok || a.cfg.HTTP.ProxyProtocol { // RemoteAddr would wait for the proxy's header
+		return true
+	}
+	peer, ok := parseAddress(c.RemoteAddr().String())
+	if !ok || a.isProxy(peer) {
+		return true
+	}
+	c.peer = network(peer)
+	c.counts = a.limits.peers.take(c.peer)
+	return c.counts
 }
 
 func (a *admission) ServeHTTP(w http.ResponseWriter, r *http.Request) {

@@ -160,7 +160,7 @@ func newServer(handler http.Handler, headerBytes int, log *zap.Logger) (*http.Se
 	if err != nil {
 		return nil, fmt.Errorf("make log of requests: %w", err)
 	}
-	return &http.Server{
+	server := &http.Server{
 		Handler:           handler,
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       requestTimeout,
@@ -168,7 +168,10 @@ func newServer(handler http.Handler, headerBytes int, log *zap.Logger) (*http.Se
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    headerBytes - slopHeaderBytes,
 		ErrorLog:          errorLog,
-	}, nil
+	}
+	// A connection is for one socket: after a refusal it would have no place in any limit.
+	server.SetKeepAlivesEnabled(false)
+	return server, nil
 }
 
 func (e *edge) openGroups(reg prometheus.Registerer) (err error) {

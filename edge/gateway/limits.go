@@ -13,6 +13,10 @@ import (
 	"canopy/shared/config"
 )
 
+// leastPeers is how many connections one address may have, at least, that are no sockets
+// yet, if its sockets are limited: so many at a time learn why they are refused.
+const leastPeers = 64
+
 // limits bound what the clients of an edge hold. Counts are exact: a place is taken before
 // it is used and given back once, in whatever way its socket ends. Any goroutine may use
 // them. The limit of all sockets is the registry's of sessions.
@@ -24,6 +28,7 @@ type limits struct {
 	newGroups    prometheus.Counter // refusals by the number of an address's new ones
 	perSecond    *rate.Limiter      // nil is off
 	addresses    quota[netip.Prefix]
+	peers        quota[netip.Prefix] // connections that are no sockets yet
 	users        quota[user]
 	applications quota[string]
 }
@@ -36,13 +41,19 @@ type user struct {
 
 func newLimits(l config.Limits, reg prometheus.Registerer) *limits {
 	over := func(limit string) prometheus.Counter { return session.NewOverLimit(reg, limit) }
+	address := over("connections_per_address")
+	peers := 0
+	if n := l.ConnectionsPerAddress; n > 0 {
+		peers = max(n, leastPeers)
+	}
 	all := &limits{
 		full:         over("connections"),
 		often:        over("connections_per_second"),
 		header:       over("header_bytes"),
 		groups:       over("groups_per_application"),
 		newGroups:    over("new_groups_per_address"),
-		addresses:    newQuota[netip.Prefix](l.ConnectionsPerAddress, over("connections_per_address")),
+		addresses:    newQuota[netip.Prefix](l.ConnectionsPerAddress, address),
+		peers:        newQuota[netip.Prefix](peers, address),
 		users:        newQuota[user](l.ConnectionsPerUser, over("connections_per_user")),
 		applications: newQuota[string](l.ConnectionsPerApplication, over("connections_per_application")),
 	}

@@ -69,7 +69,7 @@ func (l jsonListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &jsonConn{conn, l.refused}, nil
+	return &jsonConn{Conn: conn, refused: l.refused}, nil
 }
 
 // jsonConn replaces such an answer, which net/http hands over in one piece and which no
@@ -77,6 +77,9 @@ func (l jsonListener) Accept() (net.Conn, error) {
 type jsonConn struct {
 	net.Conn
 	refused func(status int)
+
+	peer   netip.Prefix // what it counts for; both are admission's
+	counts bool
 }
 
 // NetConn is the connection below.
