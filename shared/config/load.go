@@ -12,6 +12,8 @@ import (
 	"github.com/knadh/koanf/providers/confmap"
 	"github.com/knadh/koanf/providers/file"
 	"github.com/knadh/koanf/v2"
+
+	"canopy/shared/yamlproblem"
 )
 
 // Read makes a configuration out of the defaults, the YAML file at path ("" for none) and
@@ -84,8 +86,16 @@ func fromFile(path string, problems *Problems) map[string]any {
 	if path == "" {
 		return values
 	}
+	content, err := file.Provider(path).ReadBytes()
+	if err != nil {
+		problems.add("--config %s: %v", path, err)
+		return values
+	}
 	k := koanf.New(separator)
-	if err := k.Load(file.Provider(path), yaml.Parser()); err != nil {
+	if nested, err := yaml.Parser().Unmarshal(content); err != nil {
+		problems.add("--config %s: %s", path, strings.Join(yamlproblem.Of(content, err), "; "))
+		return values
+	} else if err := k.Load(confmap.Provider(nested, ""), nil); err != nil {
 		problems.add("--config %s: %v", path, err)
 		return values
 	}
@@ -97,6 +107,14 @@ func fromFile(path string, problems *Problems) map[string]any {
 		s, ok := lookup(name)
 		if strings.ToLower(key) != key {
 			problems.add("%s: unknown setting; names in the file are lower case", where)
+			continue
+		}
+		if above, ok := settingAbove(name); ok {
+			// What stands below may be its value, without quotes.
+			problem := fmt.Sprintf("%s in %s: expected a value, not settings below this name", dotted(above), path)
+			if !slices.Contains(*problems, problem) {
+				*problems = append(*problems, problem)
+			}
 			continue
 		}
 		if !ok {

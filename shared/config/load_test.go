@@ -154,6 +154,28 @@ func TestReadReportsAFileThatIsNoConfiguration(t *testing.T) {
 	}
 }
 
+func TestNoProblemOfAFileTellsASecret(t *testing.T) {
+	for _, text := range []string{
+		"user_auth:\n  client_secret: *sesame\n",
+		"user_auth:\n  client_secret: %sesame\n",
+		"user_auth:\n  client_secret: [sesame]\n",
+		"user_auth:\n  client_secret: {sesame: x}\n",
+		"user_auth:\n  client_secret: {a: {sesame: x}, b: 1}\n",
+		"user_auth:\n  client_secret: a\n  client_secret: sesame\n",
+		"user_auth: sesame\n",
+		"sesame\n",
+	} {
+		path := writeFile(t, text)
+		_, err := Read(path, nil)
+		problemsOf(t, err, path)
+		if err != nil && strings.Contains(err.Error(), "sesame") {
+			t.Errorf("file %q: a secret is shown: %v", text, err)
+		}
+	}
+	_, err := Read(writeFile(t, "http:\n  cors:\n  bind_addr: *sesame\n"), nil)
+	problemsOf(t, err, "line 3: unknown anchor; text that begins with * needs quotes")
+}
+
 func TestJoinSaysEachProblemOnce(t *testing.T) {
 	if err := Join(nil, nil); err != nil {
 		t.Errorf("joined nothing to %v", err)

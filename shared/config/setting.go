@@ -101,6 +101,15 @@ func lookup(name string) (setting, bool) {
 	return setting{}, false
 }
 
+// settingAbove finds the setting that name lies below, as if that were a level.
+func settingAbove(name string) (above string, ok bool) {
+	for i := strings.LastIndex(name, separator); i > 0 && !ok; i = strings.LastIndex(name[:i], separator) {
+		above = name[:i]
+		_, ok = lookup(above)
+	}
+	return above, ok
+}
+
 // isNumber accepts one spelling for each number, so that two names never mean one thing.
 func isNumber(s string) bool {
 	n, err := strconv.Atoi(s)
