@@ -13,9 +13,10 @@ import (
 	"strings"
 	"time"
 
-	"canopy/edge/internal/authn"
-
 	"go.yaml.in/yaml/v3"
+
+	"canopy/edge/internal/authn"
+	"canopy/shared/yamlproblem"
 )
 
 // document is the applications file as it is written. Values that need a check of their
@@ -63,8 +64,9 @@ type problems []string
 
 func (p *problems) add(format string, args ...any) { *p = append(*p, fmt.Sprintf(format, args...)) }
 
-// parse reads an applications file. The error lists every problem with its line or field;
-// a part of a key that somebody pasted into the file is not in it.
+// parse reads an applications file. The error lists every problem with its line or field.
+// Only applications are named in it: whatever else stands there may be a key that somebody
+// pasted into the file.
 func parse(content []byte) (*snapshot, error) {
 	decoder := yaml.NewDecoder(bytes.NewReader(content))
 	decoder.KnownFields(true)
@@ -73,7 +75,7 @@ func parse(content []byte) (*snapshot, error) {
 	case errors.Is(err, io.EOF):
 		return nil, errors.New("the file is empty")
 	case err != nil:
-		return nil, errors.New(readable(err))
+		return nil, errors.New(readable(content, err))
 	}
 	if err := decoder.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
 		return nil, errors.New("the file holds more than one document")
@@ -114,7 +116,7 @@ func readMembers(name string, a application, wrong *problems) grants {
 			wrong.add("applications.%s.members: role: lacks the name of a role", name)
 		}
 		node := a.Members[member]
-		if !mayRead(&node, fmt.Sprintf("applications.%s.members.%s", name, member), wrong) {
+		if !mayRead(&node, fmt.Sprintf("applications.%s.members", name), wrong) {
 			continue
 		}
 		if isRole {
@@ -126,11 +128,11 @@ func readMembers(name string, a application, wrong *problems) grants {
 	return g
 }
 
-// mayRead checks a list of permissions and reports whether read is among them.
+// mayRead checks a list of permissions, of a member of field, and reports whether read is among them.
 func mayRead(list *yaml.Node, field string, wrong *problems) bool {
 	list = resolve(list)
 	if list.Kind != yaml.SequenceNode || len(list.Content) == 0 {
-		wrong.add("line %d: %s is not a list of permissions, such as [read]", list.Line, field)
+		wrong.add("line %d: %s: expected a list of permissions, such as [read]", list.Line, field)
 		return false
 	}
 	read := false
@@ -140,7 +142,7 @@ func mayRead(list *yaml.Node, field string, wrong *problems) bool {
 			read = true
 		case node.Kind == yaml.ScalarNode && node.Value == "write":
 		default:
-			wrong.add("line %d: %s has a permission that is neither read nor write", node.Line, field)
+			wrong.add("line %d: %s: a permission is neither read nor write", node.Line, field)
 		}
 	}
 	return read
@@ -191,10 +193,7 @@ func resolve(n *yaml.Node) *yaml.Node {
 	return n
 }
 
-var (
-	quoted       = regexp.MustCompile("`[^`]*` ?")
-	unknownField = regexp.MustCompile(`field (.*) not found in type authz\.(\w+)`)
-)
+var unknownField = regexp.MustCompile(`(?s)field .* not found in type authz\.(\w+)`)
 
 // fields name what may stand where a field is unknown.
 var fields = map[string]string{
@@ -204,18 +203,13 @@ var fields = map[string]string{
 }
 
 // readable turns an error of the YAML library into one for operators: without the names
-// of Go types, and without values, one of which may be a key.
-func readable(err error) string {
-	var wrong *yaml.TypeError
-	if !errors.As(err, &wrong) {
-		return err.Error()
-	}
-	texts := slices.Clone(wrong.Errors)
+// of Go types, and without what stands in the file.
+func readable(content []byte, err error) string {
+	texts := yamlproblem.Of(content, err)
 	for i, text := range texts {
 		if m := unknownField.FindStringSubmatchIndex(text); m != nil {
-			text = fmt.Sprintf("%sunknown field %.20q, want one of %s", text[:m[0]], text[m[2]:m[3]], fields[text[m[4]:m[5]]])
+			text = fmt.Sprintf("%sunknown field, want one of %s", text[:m[0]], fields[text[m[2]:m[3]]])
 		}
-		text = quoted.ReplaceAllString(text, "")
 		texts[i] = strings.NewReplacer(
 			"map[string]authz.application", "applications by name",
 			"authz.application", "an application",
