@@ -2,20 +2,45 @@ package gateway
 
 import (
 	"context"
+	"errors"
+	"net/http"
+	"net/netip"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"canopy/edge/internal/authn"
 	"canopy/edge/internal/authz"
 	"canopy/edge/internal/drogue"
+	"canopy/edge/internal/guard"
 	"canopy/edge/internal/session"
 )
+
+const (
+	// vainBurst is how many questions in a row about access that is not there somebody may
+	// cause who signs in, vainInterval how long it takes until it is one more. Those that
+	// are answered from memory do not count, nor those about access that is there.
+	vainBurst    = 100
+	vainInterval = 100 * time.Millisecond
+)
+
+// asker is who causes questions about access: a user, or an address if nobody has signed in.
+type asker struct {
+	user    string
+	address netip.Addr
+}
+
+func newAskers() *guard.Guard[asker] { return guard.New[asker](vainBurst, vainInterval, time.Now) }
 
 // source knows the API keys and who may read what: the applications file, or Drogue's
 // services.
 type source interface {
 	authn.KeyVerifier
 	session.Authorizer
+	// MayRead reports whether somebody who signs in may read an application. If admit is
+	// not nil, asking somebody for that takes its consent, and the error wraps
+	// authn.ErrNotAsked without. Any other error means that nobody can tell.
+	MayRead(ctx context.Context, p authn.Principal, application string, admit func() bool) (bool, error)
 	// Run keeps the answers up to date until ctx ends.
 	Run(ctx context.Context) error
 }
@@ -35,5 +60,35 @@ func (e *edge) openAccess(reg prometheus.Registerer) error {
 		e.health.AddCheck(name, check)
 	}
 	e.access = services
+	return nil
+}
+
+// authorize says why p may not read application, or nil.
+func (a *admission) authorize(r *http.Request, p authn.Principal, application string) *refusal {
+	by := asker{user: p.User}
+	if p.Kind == authn.Anonymous {
+		by.address = network(a.clientAddress(r)).Addr()
+	}
+	booked, wait := 0, time.Duration(0)
+	ok, err := a.access.MayRead(r.Context(), p, application, func() bool {
+		if wait = a.askers.Book(by); wait == 0 {
+			booked++
+		}
+		return wait == 0
+	})
+	// A client that does not wait for its answer has caused the question all the same.
+	if ok || err != nil && r.Context().Err() == nil {
+		for range booked {
+			a.askers.Return(by)
+		}
+	}
+	switch {
+	case errors.Is(err, authn.ErrNotAsked):
+		return tooMany("Too many requests for applications that you may not read", seconds(wait))
+	case err != nil:
+		return internal("Authorization is not available", err)
+	case !ok:
+		return notFound(application)
+	}
 	return nil
 }

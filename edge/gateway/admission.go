@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"canopy/edge/internal/authn"
+	"canopy/edge/internal/guard"
 	"canopy/edge/internal/session"
 	"canopy/edge/internal/ws"
 	"canopy/shared/config"
@@ -38,6 +39,7 @@ type admission struct {
 	limit    int          // sockets at once
 	pending  atomic.Int64 // connections that net/http still has
 	limits   *limits
+	askers   *guard.Guard[asker]
 	origins  []string // that may use Basic credentials, in one spelling; empty: the request's own
 	outcomes *prometheus.CounterVec
 }
@@ -45,7 +47,7 @@ type admission struct {
 func newAdmission(e *edge, reg prometheus.Registerer) (*admission, error) {
 	a := &admission{
 		edge: e, limit: e.cfg.Edge.Limits.Connections,
-		limits: newLimits(e.cfg.Edge.Limits, reg), outcomes: newOutcomes(reg),
+		limits: newLimits(e.cfg.Edge.Limits, reg), askers: newAskers(), outcomes: newOutcomes(reg),
 	}
 	for _, text := range e.cfg.Edge.AllowedOrigins {
 		origin, err := config.Origin(text)
@@ -191,18 +193,6 @@ func (a *admission) admit(w http.ResponseWriter, r *http.Request, place *place) 
 	return a.upgrade(w, r, to, s, changed)
 }
 
-// authorize says why p may not read application, or nil.
-func (a *admission) authorize(r *http.Request, p authn.Principal, application string) *refusal {
-	ok, err := a.access.MayRead(r.Context(), p, application)
-	if err != nil {
-		return internal("Authorization is not available", err)
-	}
-	if !ok {
-		return notFound(application)
-	}
-	return nil
-}
-
 // identify says who brings the request.
 func (a *admission) identify(r *http.Request, to target) (authn.Principal, *refusal) {
 	credentials, err := authn.FromRequest(r.Header, to.credentials)
@@ -220,8 +210,7 @@ func (a *admission) identify(r *http.Request, to target) (authn.Principal, *refu
 	var failed *authn.TooMany
 	switch {
 	case errors.As(err, &failed):
-		wait := int((failed.RetryAfter + time.Second - 1) / time.Second)
-		return authn.Principal{}, tooMany("Too many failed sign-ins from this address", wait)
+		return authn.Principal{}, tooMany("Too many failed sign-ins from this address", seconds(failed.RetryAfter))
 	case errors.Is(err, authn.ErrForbidden):
 		return authn.Principal{}, forbidden("Forbidden", err)
 	case err != nil:

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 )
 
@@ -63,6 +64,9 @@ func tooMany(message string, retryAfter int) *refusal {
 		message: message, retryAfter: retryAfter,
 	}
 }
+
+// seconds rounds a wait up to what Retry-After can say.
+func seconds(wait time.Duration) int { return int((wait + time.Second - 1) / time.Second) }
 
 // gone stands for a client that left before it could be answered.
 func gone(cause error) *refusal {

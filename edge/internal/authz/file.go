@@ -96,8 +96,14 @@ func OpenFile(path string, log *zap.Logger, reg prometheus.Registerer) (*File, e
 // does not include read. A principal whose API key was removed or has expired may read
 // nothing, not even what is public: its socket was opened with a key, and ends with it.
 //
-// The error is always nil; the signature leaves room for sources that have to ask.
-func (f *File) MayRead(_ context.Context, p authn.Principal, application string) (bool, error) {
+// The error is always nil, and nobody's consent is needed; the signature leaves room for
+// sources that have to ask.
+func (f *File) MayRead(ctx context.Context, p authn.Principal, application string, _ func() bool) (bool, error) {
+	return f.StillMayRead(ctx, p, application)
+}
+
+// StillMayRead is MayRead for open sockets.
+func (f *File) StillMayRead(_ context.Context, p authn.Principal, application string) (bool, error) {
 	ok := f.current.Load().mayRead(p, application, f.now())
 	outcome := "fail"
 	if ok {

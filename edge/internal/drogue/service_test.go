@@ -103,7 +103,7 @@ func TestNoSecretIsInLogsMetricsOrErrors(t *testing.T) {
 	try := func() {
 		_, err := source.VerifyKey(t.Context(), "alice", aliceKey, true)
 		errs = append(errs, err)
-		_, err = source.MayRead(t.Context(), authn.Principal{Kind: authn.Key, User: "alice", Login: authn.NewKey("alice", aliceKey)}, "app")
+		_, err = source.MayRead(t.Context(), authn.Principal{Kind: authn.Key, User: "alice", Login: authn.NewKey("alice", aliceKey)}, "app", nil)
 		errs = append(errs, err)
 	}
 	try()
@@ -112,7 +112,7 @@ func TestNoSecretIsInLogsMetricsOrErrors(t *testing.T) {
 	try()
 	s.set(func(s *stub) { s.fail, s.token, s.issuer = 0, "another", http.StatusUnauthorized })
 	try()
-	waitFor(t, "end of the rest", func() bool { return !source.users.rests() })
+	waitFor(t, "end of the rest", func() bool { return !source.users.rests(users) })
 	s.set(func(s *stub) { s.issuer, s.fail = 0, http.StatusFound })
 	try()
 	text := fmt.Sprintf("%v %+v", errs, logs.All())

@@ -115,12 +115,16 @@ func (s *Source) Checks() map[string]func() error {
 // and ask forbids it. The principal's name is the one that Drogue gives, which need not be
 // the one that was used to sign in.
 func (s *Source) VerifyKey(ctx context.Context, user, key string, ask bool) (authn.Principal, error) {
+	return s.verifyKey(ctx, strangers, func() bool { return ask }, user, key)
+}
+
+func (s *Source) verifyKey(ctx context.Context, from lane, admit func() bool, user, key string) (authn.Principal, error) {
 	if !wellFormed(key) {
 		return authn.Principal{}, fmt.Errorf("%w: malformed key", authn.ErrForbidden)
 	}
 	id := sha256.Sum256([]byte(key))
-	found, err := s.keys.get(ctx, fmt.Sprintf("%x %s", id, user), ask, func(ctx context.Context) (owner, error) {
-		return s.askOwner(ctx, user, key)
+	found, err := s.keys.get(ctx, fmt.Sprintf("%x %s", id, user), from, admit, func(ctx context.Context) (owner, error) {
+		return s.askOwner(ctx, from, user, key)
 	})
 	if err != nil {
 		return authn.Principal{}, err
@@ -135,7 +139,7 @@ func (s *Source) VerifyKey(ctx context.Context, user, key string, ask bool) (aut
 }
 
 // askOwner asks who an API key belongs to.
-func (s *Source) askOwner(ctx context.Context, user, key string) (owner, error) {
+func (s *Source) askOwner(ctx context.Context, from lane, user, key string) (owner, error) {
 	question := struct {
 		User  string `json:"user_id"`
 		Token string `json:"access_token"`
@@ -143,7 +147,7 @@ func (s *Source) askOwner(ctx context.Context, user, key string) (owner, error) 
 	var answer struct {
 		Outcome json.RawMessage `json:"outcome"`
 	}
-	status, err := s.users.call(ctx, http.MethodPost, "/api/user/v1alpha1/authn", question, &answer)
+	status, err := s.users.call(ctx, from, http.MethodPost, "/api/user/v1alpha1/authn", question, &answer)
 	if err != nil {
 		return owner{}, err
 	}
@@ -163,17 +167,32 @@ func (s *Source) askOwner(ctx context.Context, user, key string) (owner, error) 
 	}
 }
 
-// MayRead reports whether p may read an application. For a principal with an API key it
-// also asks whether that still is one, and goes by the roles that it has now. An error
-// says that nobody can tell, and did not for the whole of the stale time.
-func (s *Source) MayRead(ctx context.Context, p authn.Principal, application string) (bool, error) {
+// MayRead reports whether p, who signs in, may read an application. For a principal with
+// an API key it also asks whether that still is one, and goes by the roles that it has
+// now. If admit is not nil, a call takes its consent, and the error wraps authn.ErrNotAsked
+// without. Any other error says that nobody can tell.
+func (s *Source) MayRead(ctx context.Context, p authn.Principal, application string, admit func() bool) (bool, error) {
+	from := users
+	if p.Kind == authn.Anonymous {
+		from = strangers
+	}
+	return s.mayRead(ctx, from, admit, p, application)
+}
+
+// StillMayRead is MayRead for open sockets. An error says that nobody can tell, and did
+// not for the whole of the stale time.
+func (s *Source) StillMayRead(ctx context.Context, p authn.Principal, application string) (bool, error) {
+	return s.mayRead(ctx, sockets, nil, p, application)
+}
+
+func (s *Source) mayRead(ctx context.Context, from lane, admit func() bool, p authn.Principal, application string) (bool, error) {
 	if !possible(application) {
 		return false, nil
 	}
 	roles := p.Roles
 	if p.Kind == authn.Key {
 		user, key := p.Login.APIKey()
-		now, err := s.VerifyKey(ctx, user, key, true)
+		now, err := s.verifyKey(ctx, from, admit, user, key)
 		switch {
 		case errors.Is(err, authn.ErrForbidden):
 			return false, nil
@@ -184,14 +203,14 @@ func (s *Source) MayRead(ctx context.Context, p authn.Principal, application str
 		}
 		roles = now.Roles
 	}
-	ok, err := s.reads.get(ctx, fmt.Sprintf("%q %q %q", application, p.User, roles), true, func(ctx context.Context) (bool, error) {
-		return s.askRead(ctx, p.User, roles, application)
+	ok, err := s.reads.get(ctx, fmt.Sprintf("%q %q %q", application, p.User, roles), from, admit, func(ctx context.Context) (bool, error) {
+		return s.askRead(ctx, from, p.User, roles, application)
 	})
 	if err != nil || !ok || s.registry == nil {
 		return ok, err
 	}
-	return s.exists.get(ctx, application, true, func(ctx context.Context) (bool, error) {
-		status, err := s.registry.call(ctx, http.MethodGet, "/api/registry/v1alpha1/apps/"+url.PathEscape(application), nil, new(json.RawMessage))
+	return s.exists.get(ctx, application, from, admit, func(ctx context.Context) (bool, error) {
+		status, err := s.registry.call(ctx, from, http.MethodGet, "/api/registry/v1alpha1/apps/"+url.PathEscape(application), nil, new(json.RawMessage))
 		return status == http.StatusOK, err
 	})
 }
@@ -204,7 +223,7 @@ func possible(application string) bool {
 }
 
 // askRead asks whether a user, none if it is empty, may read an application.
-func (s *Source) askRead(ctx context.Context, user string, roles []string, application string) (bool, error) {
+func (s *Source) askRead(ctx context.Context, from lane, user string, roles []string, application string) (bool, error) {
 	question := struct {
 		Application string   `json:"application"`
 		Permission  string   `json:"permission"`
@@ -217,7 +236,7 @@ func (s *Source) askRead(ctx context.Context, user string, roles []string, appli
 	var answer struct {
 		Outcome string `json:"outcome"`
 	}
-	status, err := s.users.call(ctx, http.MethodPost, "/api/v1/user/authz", question, &answer)
+	status, err := s.users.call(ctx, from, http.MethodPost, "/api/v1/user/authz", question, &answer)
 	if err == nil && answer.Outcome != "allow" && answer.Outcome != "deny" {
 		err = fmt.Errorf("ask user_auth: status %d without an outcome", status)
 	}
@@ -245,14 +264,14 @@ func (s *Source) Run(ctx context.Context) error {
 	defer s.close()
 	probes.Go(func() {
 		probe(ctx, s.users, func() error {
-			_, err := s.askRead(ctx, "", nil, nobody)
+			_, err := s.askRead(ctx, sockets, "", nil, nobody)
 			return err
 		})
 	})
 	if s.registry != nil {
 		probes.Go(func() {
 			probe(ctx, s.registry, func() error {
-				_, err := s.registry.call(ctx, http.MethodGet, "/api/registry/v1alpha1/apps/"+nobody, nil, new(json.RawMessage))
+				_, err := s.registry.call(ctx, sockets, http.MethodGet, "/api/registry/v1alpha1/apps/"+nobody, nil, new(json.RawMessage))
 				return err
 			})
 		})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"reflect"
 	"strings"
 	"sync"
@@ -95,7 +96,7 @@ func TestAccessIsAskedByteForByte(t *testing.T) {
 		{alice, "a\xffb", false},
 		{alice, strings.Repeat("a", 256), false},
 	} {
-		if ok, err := source.MayRead(t.Context(), c.p, c.application); ok != c.want || err != nil {
+		if ok, err := source.MayRead(t.Context(), c.p, c.application, nil); ok != c.want || err != nil {
 			t.Errorf("%v reads %.20q: %v, %v", c.p, c.application, ok, err)
 		}
 	}
@@ -111,7 +112,7 @@ func TestAnApplicationThatTheRegistryDoesNotHaveCannotBeRead(t *testing.T) {
 	})
 	source, _, _ := s.source(func(c *config.Config) { c.Registry = c.UserAuth })
 	for application, want := range map[string]bool{"here": true, "g/one": false} {
-		if ok, err := source.MayRead(t.Context(), authn.Principal{}, application); ok != want || err != nil {
+		if ok, err := source.MayRead(t.Context(), authn.Principal{}, application, nil); ok != want || err != nil {
 			t.Errorf("%s: %v, %v", application, ok, err)
 		}
 	}
@@ -126,7 +127,7 @@ func TestAThousandQuestionsAtOnceAreOneCallAndOneToken(t *testing.T) {
 		var all sync.WaitGroup
 		for range 1000 {
 			all.Go(func() {
-				if ok, err := source.MayRead(t.Context(), authn.Principal{Kind: authn.Token, User: "alice"}, "app"); !ok || err != nil {
+				if ok, err := source.MayRead(t.Context(), authn.Principal{Kind: authn.Token, User: "alice"}, "app", nil); !ok || err != nil {
 					t.Errorf("got %v, %v", ok, err)
 				}
 			})
@@ -163,7 +164,7 @@ func TestWithdrawnAccessAndRevokedKeysEndWithTheLifeOfTheAnswer(t *testing.T) {
 	bob := authn.Principal{Kind: authn.Token, User: "bob"}
 	may := func(p authn.Principal) bool {
 		t.Helper()
-		ok, err := source.MayRead(t.Context(), p, "app")
+		ok, err := source.MayRead(t.Context(), p, "app", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -208,23 +209,23 @@ func TestAnswersOutliveAnOutageForTheStaleTimeAndNoLonger(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if ok, err := source.MayRead(t.Context(), alice, "app"); !ok || err != nil {
+			if ok, err := source.MayRead(t.Context(), alice, "app", nil); !ok || err != nil {
 				t.Fatalf("before: %v, %v", ok, err)
 			}
 			before := s.count("POST")
 			s.set(broken)
 			add(30*time.Second + 5*time.Minute - 10*time.Second)
-			if ok, err := source.MayRead(t.Context(), alice, "app"); !ok || err != nil {
+			if ok, err := source.MayRead(t.Context(), alice, "app", nil); !ok || err != nil {
 				t.Errorf("within the stale time: %v, %v", ok, err)
 			}
 			if s.count("POST") == before {
 				t.Error("the service was not asked, so nothing failed")
 			}
-			if _, err := source.MayRead(t.Context(), alice, "other"); err == nil {
+			if _, err := source.MayRead(t.Context(), alice, "other", nil); err == nil {
 				t.Error("an application that was not asked about before: no error")
 			}
 			add(11 * time.Second)
-			if ok, err := source.MayRead(t.Context(), alice, "app"); ok || err == nil || errors.Is(err, authn.ErrForbidden) {
+			if ok, err := source.MayRead(t.Context(), alice, "app", nil); ok || err == nil || errors.Is(err, authn.ErrForbidden) {
 				t.Errorf("after the stale time: %v, %v", ok, err)
 			}
 			if err := source.users.ready(); err != nil {
@@ -234,7 +235,7 @@ func TestAnswersOutliveAnOutageForTheStaleTimeAndNoLonger(t *testing.T) {
 	}
 }
 
-func TestAServiceThatHangsHoldsUpOneQuestionAndNotTheNext(t *testing.T) {
+func TestAServiceThatHangsHoldsUpAFewQuestionsAndNotTheNext(t *testing.T) {
 	s := newStub(t)
 	s.read("app", `null`, `[]`, "allow")
 	source, _, _ := s.source(nil)
@@ -243,16 +244,21 @@ func TestAServiceThatHangsHoldsUpOneQuestionAndNotTheNext(t *testing.T) {
 	defer close(hang)
 	s.set(func(s *stub) { s.hang = hang })
 	start := time.Now()
-	if _, err := source.MayRead(t.Context(), authn.Principal{}, "app"); err == nil {
-		t.Fatal("a service that hangs has answered")
+	var held sync.WaitGroup
+	for n := range doubts {
+		held.Go(func() {
+			if _, err := source.MayRead(t.Context(), authn.Principal{}, fmt.Sprint("held-", n), nil); err == nil {
+				t.Error("a service that hangs has answered")
+			}
+		})
 	}
-	first := time.Since(start)
-	if first < attemptTimeout {
+	held.Wait()
+	if first := time.Since(start); first < attemptTimeout {
 		t.Errorf("given up after %v", first)
 	}
 	start = time.Now()
 	for n := range 100 {
-		if _, err := source.MayRead(t.Context(), authn.Principal{}, fmt.Sprint("app-", n)); !errors.Is(err, errRests) {
+		if _, err := source.MayRead(t.Context(), authn.Principal{}, fmt.Sprint("app-", n), nil); !errors.Is(err, errRests) {
 			t.Fatalf("got %v, want errRests", err)
 		}
 	}
@@ -261,8 +267,130 @@ func TestAServiceThatHangsHoldsUpOneQuestionAndNotTheNext(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := source.MayRead(ctx, authn.Principal{}, "app"); err == nil {
+	if _, err := source.MayRead(ctx, authn.Principal{}, "app", nil); err == nil {
 		t.Error("a question that nobody waits for any more has no error")
+	}
+}
+
+func TestAServiceThatIsNotThereIsLeftAloneAfterOneQuestion(t *testing.T) {
+	s := newStub(t)
+	s.read("app", `null`, `[]`, "allow")
+	source, _, _ := s.source(nil)
+	waitFor(t, "first answer", func() bool { return source.users.ready() == nil })
+	down := httptest.NewServer(http.NotFoundHandler())
+	down.Close()
+	source.users.url = down.URL
+	if _, err := source.MayRead(t.Context(), authn.Principal{}, "app", nil); err == nil {
+		t.Fatal("a service that is not there has answered")
+	}
+	for from := range lanes {
+		if !source.users.rests(from) {
+			t.Errorf("lane %d asks on", from)
+		}
+	}
+}
+
+func TestAFloodOfStrangersHoldsUpNeitherWhoSignsInNorOpenSockets(t *testing.T) {
+	s := newStub(t)
+	s.read("app", `"alice"`, `[]`, "allow")
+	s.read("open", `null`, `[]`, "allow")
+	source, _, _ := s.source(nil)
+	waitFor(t, "first answer", func() bool { return source.users.ready() == nil })
+	hang := make(chan struct{})
+	s.set(func(s *stub) { s.hang, s.hangOn = hang, `"made-up-` })
+	var flood sync.WaitGroup
+	for n := range 2000 {
+		flood.Go(func() { _, _ = source.MayRead(t.Context(), authn.Principal{}, fmt.Sprint("made-up-", n), nil) })
+	}
+	const made = `POST /api/v1/user/authz {"application":"made-up-`
+	waitFor(t, "flood", func() bool { return s.count(made) >= concurrency[strangers] })
+	if ok, err := source.MayRead(t.Context(), authn.Principal{Kind: authn.Token, User: "alice"}, "app", nil); !ok || err != nil {
+		t.Errorf("a user who signs in: %v, %v", ok, err)
+	}
+	if ok, err := source.StillMayRead(t.Context(), authn.Principal{}, "open"); !ok || err != nil {
+		t.Errorf("an open socket: %v, %v", ok, err)
+	}
+	waitFor(t, "rest from strangers", func() bool { return source.users.rests(strangers) })
+	if source.users.rests(users) || source.users.rests(sockets) {
+		t.Error("what strangers ask has made others rest")
+	}
+	close(hang)
+	flood.Wait()
+}
+
+func TestAQueueSaysNothingAboutTheService(t *testing.T) {
+	s := newStub(t)
+	s.read("app", `null`, `[]`, "allow")
+	source, _, _ := s.source(nil)
+	waitFor(t, "first answer", func() bool { return source.users.ready() == nil })
+	for range concurrency[strangers] {
+		source.users.slots[strangers] <- struct{}{}
+	}
+	var waiting sync.WaitGroup
+	for n := range doubts {
+		waiting.Go(func() {
+			if _, err := source.MayRead(t.Context(), authn.Principal{}, fmt.Sprint("app-", n), nil); !errors.Is(err, errBusy) {
+				t.Errorf("got %v, want errBusy", err)
+			}
+		})
+	}
+	waiting.Wait()
+	<-source.users.slots[strangers]
+	if ok, err := source.MayRead(t.Context(), authn.Principal{}, "app", nil); !ok || err != nil {
+		t.Errorf("once there is a slot: %v, %v", ok, err)
+	}
+}
+
+func TestConsentIsAskedForACallAndNotForWhatIsKnownOrUnderWay(t *testing.T) {
+	s := newStub(t)
+	s.read("app", `null`, `[]`, "allow")
+	source, _, _ := s.source(nil)
+	waitFor(t, "first answer", func() bool { return source.users.ready() == nil })
+	never := func() bool { return false }
+	if _, err := source.MayRead(t.Context(), authn.Principal{}, "app", never); !errors.Is(err, authn.ErrNotAsked) {
+		t.Errorf("unknown, without consent: %v, want ErrNotAsked", err)
+	}
+	hang := make(chan struct{})
+	s.set(func(s *stub) { s.hang, s.hangOn = hang, `"app"` })
+	var asked sync.WaitGroup
+	asked.Go(func() {
+		if ok, err := source.MayRead(t.Context(), authn.Principal{}, "app", func() bool { return true }); !ok || err != nil {
+			t.Errorf("with consent: %v, %v", ok, err)
+		}
+	})
+	waitFor(t, "call", func() bool { return s.count(`POST /api/v1/user/authz {"application":"app"`) > 0 })
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := source.MayRead(ctx, authn.Principal{}, "app", never); !errors.Is(err, context.Canceled) {
+		t.Errorf("under way: %v, want to wait for it", err)
+	}
+	s.set(func(s *stub) { s.hang = nil })
+	close(hang)
+	asked.Wait()
+	if ok, err := source.MayRead(t.Context(), authn.Principal{}, "app", never); !ok || err != nil {
+		t.Errorf("known: %v, %v", ok, err)
+	}
+}
+
+func TestAQuestionThatBreaksTheConnectionStopsNoOther(t *testing.T) {
+	s := newStub(t)
+	s.read("app", `null`, `[]`, "allow")
+	s.read("garbage", `null`, `[]`, `","`) // no JSON
+	source, _, _ := s.source(nil)
+	waitFor(t, "first answer", func() bool { return source.users.ready() == nil })
+	s.set(func(s *stub) { s.poison = `"poison"` })
+	for range doubts {
+		for _, name := range []string{"poison", "garbage"} {
+			if _, err := source.MayRead(t.Context(), authn.Principal{}, name, nil); err == nil || errors.Is(err, errRests) {
+				t.Fatalf("%s: got %v", name, err)
+			}
+		}
+	}
+	if s.count(`POST /api/v1/user/authz {"application":"poison"`) == 0 {
+		t.Fatal("no connection was broken")
+	}
+	if ok, err := source.MayRead(t.Context(), authn.Principal{}, "app", nil); !ok || err != nil {
+		t.Errorf("the next question: %v, %v", ok, err)
 	}
 }
 
@@ -272,14 +400,14 @@ func TestAQuestionThatMakesTheServiceFailStopsNoOther(t *testing.T) {
 	source, _, _ := s.source(nil)
 	waitFor(t, "first answer", func() bool { return source.users.ready() == nil })
 	s.set(func(s *stub) { s.fail = http.StatusInternalServerError })
-	if _, err := source.MayRead(t.Context(), authn.Principal{}, "poison"); err == nil {
+	if _, err := source.MayRead(t.Context(), authn.Principal{}, "poison", nil); err == nil {
 		t.Fatal("no failure")
 	}
 	if n := s.count(`POST /api/v1/user/authz {"application":"poison"`); n != attempts {
 		t.Errorf("%d attempts, want %d", n, attempts)
 	}
 	s.set(func(s *stub) { s.fail = 0 })
-	if ok, err := source.MayRead(t.Context(), authn.Principal{}, "app"); !ok || err != nil {
+	if ok, err := source.MayRead(t.Context(), authn.Principal{}, "app", nil); !ok || err != nil {
 		t.Errorf("the next question: %v, %v", ok, err)
 	}
 }
@@ -290,7 +418,7 @@ func TestATokenThatIsNotTakenAnyMoreIsReplaced(t *testing.T) {
 	source, _, _ := s.source(nil)
 	waitFor(t, "first answer", func() bool { return source.users.ready() == nil })
 	s.set(func(s *stub) { s.token = "of another issuer" })
-	if ok, err := source.MayRead(t.Context(), authn.Principal{}, "app"); !ok || err != nil {
+	if ok, err := source.MayRead(t.Context(), authn.Principal{}, "app", nil); !ok || err != nil {
 		t.Errorf("got %v, %v", ok, err)
 	}
 }

@@ -34,12 +34,14 @@ type stub struct {
 	mu      sync.Mutex
 	answers map[string]string // by method, path and body, after one space each
 	asked   map[string]int
-	token   string // that is good now
-	life    int    // seconds that the issuer states for a token, 0 for nothing
-	tokens  int    // given
-	fail    int    // status of the next answers of services, 0 if they work
-	hang    chan struct{}
-	issuer  int // status of the token endpoint, 0 if it works
+	token   string        // that is good now
+	life    int           // seconds that the issuer states for a token, 0 for nothing
+	tokens  int           // given
+	fail    int           // status of the next answers of services, 0 if they work
+	hang    chan struct{} // services answer nothing until it is closed, if it is not nil,
+	hangOn  string        // to questions that contain this
+	poison  string        // questions that contain this break the connection, unless it is empty
+	issuer  int           // status of the token endpoint, 0 if it works
 }
 
 func newStub(t *testing.T) *stub {
@@ -58,16 +60,29 @@ func (s *stub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.t.Errorf("read a request: %v", err)
 	}
 	s.mu.Lock()
-	hang := s.hang
+	hang, poison := s.hang, s.poison
+	if !strings.Contains(string(body), s.hangOn) {
+		hang = nil
+	}
 	s.mu.Unlock()
 	switch {
 	case r.URL.Path == "/realm/.well-known/openid-configuration":
 		_, _ = fmt.Fprintf(w, `{"issuer":"%[1]s/realm","token_endpoint":"%[1]s/realm/token"}`, s.server.URL)
 	case r.URL.Path == "/realm/token":
 		s.giveToken(w, r, string(body))
+	case poison != "" && strings.Contains(string(body), poison):
+		s.set(func(s *stub) { s.asked[r.Method+" "+r.RequestURI+" "+string(body)]++ })
+		panic(http.ErrAbortHandler)
 	case hang != nil:
+		s.set(func(s *stub) { s.asked[r.Method+" "+r.RequestURI+" "+string(body)]++ })
 		select {
 		case <-hang:
+			s.mu.Lock()
+			released := s.hang == nil
+			s.mu.Unlock()
+			if released {
+				s.answer(w, r, string(body))
+			}
 		case <-r.Context().Done():
 		}
 	default:

@@ -129,7 +129,7 @@ func (r *Registry) recheck(ctx context.Context) {
 	group.SetLimit(askers)
 	for i, one := range asked {
 		group.Go(func() error {
-			switch ok, err := r.authz.MayRead(ctx, one.principal, one.application); {
+			switch ok, err := r.authz.StillMayRead(ctx, one.principal, one.application); {
 			case err != nil:
 				ended[i] = &AccessUnknown
 			case !ok:

@@ -23,7 +23,7 @@ type verdicts struct {
 	asked map[string]int
 }
 
-func (v *verdicts) MayRead(_ context.Context, p authn.Principal, application string) (bool, error) {
+func (v *verdicts) StillMayRead(_ context.Context, p authn.Principal, application string) (bool, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.asked == nil {

@@ -35,9 +35,9 @@ type Authenticator interface {
 	Refresh(ctx context.Context, p authn.Principal, token string) (authn.Principal, error)
 }
 
-// Authorizer says who may read what, and when to ask again.
+// Authorizer says who may still read what, and when to ask again.
 type Authorizer interface {
-	MayRead(ctx context.Context, p authn.Principal, application string) (bool, error)
+	StillMayRead(ctx context.Context, p authn.Principal, application string) (bool, error)
 	Changed() <-chan struct{}
 }
 
@@ -218,7 +218,7 @@ func (r *Registry) verifyOne(ctx context.Context, s *Session, token string) {
 	s.principal.Store(&fresh)
 	r.accesses.join(s, fresh) // before asking, so that recheck sees it if access changes now
 	r.wheel.hasten(s, 1)
-	if ok, err := r.authz.MayRead(ctx, fresh, s.Application); err == nil && !ok {
+	if ok, err := r.authz.StillMayRead(ctx, fresh, s.Application); err == nil && !ok {
 		s.Close(AccessWithdrawn)
 	}
 }
