@@ -2,9 +2,6 @@ package publish
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
 	"sync/atomic"
 	"time"
 
@@ -25,11 +22,6 @@ const (
 	beaconTick    = 50 * time.Millisecond
 	beaconsAtOnce = 1000
 	laneAtOnce    = 64 // of them taken under one lock
-
-	// Questions to the streams' leaders cost those 0.1 ms each, under their lock.
-	questionsPerSecond = 200
-	questionsWaiting   = 256
-	questionTimeout    = time.Second
 )
 
 // beacons tells edges the last sequence of applications that have fallen quiet: core NATS
@@ -37,8 +29,7 @@ const (
 // is a hint, "the last sequence is at least this", and costs nothing if it is lost.
 //
 // The sequences come from acknowledgements. Where those do not tell, since others publish
-// to the same stream, its leader is asked, but never often: a question that there is no
-// room for is left out, and its beacon with it.
+// to the same stream, that is asked, about many applications at once.
 //
 // An application's beacon comes from the ingest that published its last event, also when
 // the partition has been given away meanwhile: what it says stays true.
@@ -46,20 +37,15 @@ type beacons struct {
 	p         *Publisher
 	logs      []atomic.Uint64 // event.Log of each shard's stream; 0: not known
 	before    []event.Log     // what known was told last, for the shard's one caller of it
-	questions chan question
+	questions *questions
 	first     int // lane whose turn it is
 	buf       []beacon
-}
-
-type question struct {
-	shard int
-	about beacon
 }
 
 func newBeacons(p *Publisher) *beacons {
 	return &beacons{
 		p: p, logs: make([]atomic.Uint64, len(p.lanes)), before: make([]event.Log, len(p.lanes)),
-		questions: make(chan question, questionsWaiting), buf: make([]beacon, 0, laneAtOnce),
+		questions: newQuestions(len(p.lanes), max(quietApps/len(p.lanes), 1)), buf: make([]beacon, 0, laneAtOnce),
 	}
 }
 
@@ -131,10 +117,7 @@ func (b *beacons) tellLane(now time.Time, shard int, log event.Log) int {
 // say sends one beacon, or asks for its sequence first.
 func (b *beacons) say(shard int, log event.Log, d beacon) {
 	if d.sequence == 0 {
-		select {
-		case b.questions <- question{shard, d}:
-		default:
-		}
+		b.questions.add(shard, d)
 		return
 	}
 	m := nats.NewMsg(subject.Events(shard, d.application))
@@ -148,59 +131,68 @@ func (b *beacons) say(shard int, log event.Log, d beacon) {
 // ask puts the questions, one at a time, until ctx ends.
 func (b *beacons) ask(ctx context.Context) {
 	limit := rate.NewLimiter(questionsPerSecond, 1)
-	for limit.Wait(ctx) == nil {
+	pause := time.NewTimer(0)
+	defer pause.Stop()
+	for {
+		shard, list, waiting := b.questions.take(time.Now())
+		if len(list) > 0 {
+			if limit.Wait(ctx) != nil {
+				return
+			}
+			b.answer(ctx, shard, list)
+			continue
+		}
+		due := pause.C
+		if pause.Reset(beaconTick); !waiting {
+			due = nil
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case q := <-b.questions:
-			b.answer(ctx, q)
+		case <-b.questions.added:
+		case <-due:
 		}
 	}
 }
 
-func (b *beacons) answer(ctx context.Context, q question) {
-	log := event.Log(b.logs[q.shard].Load())
+// answer asks about list, and says what it learns.
+func (b *beacons) answer(ctx context.Context, shard int, list []beacon) {
+	log := event.Log(b.logs[shard].Load())
 	b.p.metrics.questions.Inc()
-	sequence, err := b.lastSequence(ctx, q.shard, q.about.application)
+	last, through, more, err := b.lastSequences(ctx, shard, list)
 	if err != nil || log == 0 {
-		return // the next beacon of the application asks again
+		b.questions.putBack(shard, triedAgain(list), time.Now().Add(questionPause))
+		return
 	}
-	l := b.p.lanes[q.shard]
-	l.mu.Lock()
-	still := l.quiet.learned(q.about, sequence)
-	l.mu.Unlock()
-	if still && event.Log(b.logs[q.shard].Load()) == log {
-		q.about.sequence = sequence
-		b.say(q.shard, log, q.about)
+	if len(last) == 0 {
+		return // all has expired
+	}
+	var left, behind []beacon
+	for _, d := range list {
+		sequence, told := last[d.application]
+		switch {
+		case through < d.through:
+			behind = append(behind, d) // the replica had not taken the event yet
+		case told:
+			b.learn(shard, log, d, sequence)
+		case more:
+			left = append(left, d)
+		}
+	}
+	b.questions.putBack(shard, left, time.Time{})
+	if len(behind) > 0 {
+		b.questions.putBack(shard, triedAgain(behind), time.Now().Add(beaconTick))
 	}
 }
 
-// lastSequence asks the stream's leader for the last sequence of an application.
-func (b *beacons) lastSequence(ctx context.Context, shard int, application string) (uint64, error) {
-	ctx, cancel := context.WithTimeout(ctx, questionTimeout)
-	defer cancel()
-	ask, err := json.Marshal(map[string]string{"last_by_subj": subject.In(shard, application)})
-	if err != nil {
-		return 0, fmt.Errorf("ask for the last sequence: %w", err)
+// learn says the sequence that the stream of that log has told for d.
+func (b *beacons) learn(shard int, log event.Log, d beacon, sequence uint64) {
+	l := b.p.lanes[shard]
+	l.mu.Lock()
+	still := l.quiet.learned(d, sequence)
+	l.mu.Unlock()
+	if still && event.Log(b.logs[shard].Load()) == log {
+		d.sequence = sequence
+		b.say(shard, log, d)
 	}
-	m, err := b.p.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+subject.Stream(shard), ask)
-	if err != nil {
-		return 0, fmt.Errorf("ask for the last sequence: %w", err)
-	}
-	var got struct {
-		Message struct {
-			Sequence uint64 `json:"seq"`
-		} `json:"message"`
-		Error *apiError `json:"error"`
-	}
-	if err := json.Unmarshal(m.Data, &got); err != nil {
-		return 0, fmt.Errorf("read the last sequence: %w", err)
-	}
-	if got.Error != nil {
-		return 0, fmt.Errorf("ask for the last sequence: %w", got.Error)
-	}
-	if got.Message.Sequence == 0 {
-		return 0, errors.New("read the last sequence: there is none")
-	}
-	return got.Message.Sequence, nil
 }

@@ -31,6 +31,6 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		beacons: obs.Counter(reg, "canopy_ingest_beacons_total",
 			"Messages that told edges the last sequence of an application that had fallen quiet."),
 		questions: obs.Counter(reg, "canopy_ingest_beacon_questions_total",
-			"Questions to a stream for the last sequence of an application, which acknowledgements had not told."),
+			"Questions to a stream for last sequences that acknowledgements had not told, each about up to 64 applications."),
 	}
 }

@@ -33,6 +33,7 @@ type quietApp struct {
 	sequence uint64 // 0: not known
 	attempt  uint64 // in whose batch the last event was
 	place    uint64 // of that event in the batch
+	through  uint64 // sequence at the end of that batch; 0: not known, or not needed
 }
 
 // beacon is what is due to be said about an application.
@@ -40,6 +41,8 @@ type beacon struct {
 	application string
 	sequence    uint64    // 0: the stream has to be asked
 	at          time.Time // of the acknowledgement that it is about
+	through     uint64    // who has this sequence can tell; 0: nobody can tell for certain
+	tries       int       // questions that told nothing
 }
 
 func newQuiet(limit int) *quiet {
@@ -69,15 +72,19 @@ func (q *quiet) inBatch(now time.Time, application string, attempt, place uint64
 		a.attempt = attempt
 		q.open = append(q.open, a)
 	}
-	a.sequence, a.place = 0, place
+	a.sequence, a.place, a.through = 0, place, 0
 }
 
 // ended notes what the end of attempt's batch tells: sequence is that of its event number
 // count, and all of them follow upon each other if contiguous.
 func (q *quiet) ended(attempt, sequence, count uint64, contiguous bool) {
 	for _, a := range q.open {
-		if a.attempt == attempt && (a.place == count || contiguous && a.place < count) {
+		switch {
+		case a.attempt != attempt:
+		case a.place == count || contiguous && a.place < count:
 			a.sequence = sequence - (count - a.place)
+		default:
+			a.through = sequence
 		}
 	}
 	q.failed()
@@ -153,7 +160,7 @@ func (q *quiet) next(now time.Time, list []beacon) []beacon {
 			if passed < quietAfter[stage] {
 				break
 			}
-			list = append(list, beacon{a.name, a.sequence, a.at})
+			list = append(list, beacon{application: a.name, sequence: a.sequence, at: a.at, through: a.through})
 			to := stage
 			for to < len(q.due) && passed >= quietAfter[to] {
 				to++
@@ -168,8 +175,9 @@ func (q *quiet) next(now time.Time, list []beacon) []beacon {
 	return list
 }
 
-// learned notes the stream's answer about an application, if nothing of it has been
-// stored since. It says whether that is so.
+// learned notes a stream's answer about an application, if nothing of it has been stored
+// since. It says whether that is so. An answer that a replica may have given that lags is
+// not kept, so that the next beacon asks again.
 func (q *quiet) learned(b beacon, sequence uint64) bool {
 	e := q.apps[b.application]
 	if e == nil {
@@ -179,7 +187,9 @@ func (q *quiet) learned(b beacon, sequence uint64) bool {
 	if !a.at.Equal(b.at) {
 		return false
 	}
-	a.sequence = sequence
+	if b.through > 0 {
+		a.sequence = sequence
+	}
 	return true
 }
 
@@ -187,7 +197,7 @@ func (q *quiet) learned(b beacon, sequence uint64) bool {
 func (q *quiet) unsure() {
 	for _, e := range q.apps {
 		a := e.Value.(*quietApp)
-		a.sequence, a.attempt = 0, 0
+		a.sequence, a.attempt, a.through = 0, 0, 0
 	}
 	q.failed()
 }

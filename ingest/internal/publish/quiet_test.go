@@ -108,6 +108,7 @@ func TestBatchThatFailsTellsNothing(t *testing.T) {
 func TestAnswerCountsOnlyIfTheApplicationIsStillQuiet(t *testing.T) {
 	q := newQuiet(10)
 	q.inBatch(start, "a", 1, 1)
+	q.ended(1, 13, 2, false)
 	b := q.next(start.Add(time.Second), make([]beacon, 0, 1))[0]
 	if !q.learned(b, 12) {
 		t.Error("the answer was not taken")
