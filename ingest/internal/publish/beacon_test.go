@@ -3,12 +3,15 @@ package publish
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest"
 
 	"canopy/shared/event"
 	"canopy/shared/natstest"
@@ -151,7 +154,17 @@ func TestStreamThatIsDeletedIsMadeAgainAndNothingThatWasNotStoredIsLost(t *testi
 		"cluster":    func(t *testing.T) string { return natstest.StartCluster(t).Nodes[0].URL() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newSite(t, start(t), 1, zap.NewNop())
+			var running atomic.Pointer[Streams]
+			checked := make(chan error, 10)
+			s := newSite(t, start(t), 1, zaptest.NewLogger(t, zaptest.Level(zap.ErrorLevel), zaptest.WrapOptions(
+				zap.Hooks(func(e zapcore.Entry) error {
+					// The stream is there again, and nobody knows it yet.
+					if strings.HasPrefix(e.Message, "a stream was gone") {
+						checked <- running.Load().Check()
+					}
+					return nil
+				}))))
+			running.Store(s.streams)
 			sub, err := s.nc.SubscribeSync(subject.Events(0, "app"))
 			if err != nil {
 				t.Fatal(err)
@@ -172,9 +185,16 @@ func TestStreamThatIsDeletedIsMadeAgainAndNothingThatWasNotStoredIsLost(t *testi
 				s.Publish(src.messageOf("app", 100+i))
 			}
 			s.Flush()
-			eventually(t, 10*time.Second, "it is noticed", func() bool { return s.streams.Check() != nil })
+			select {
+			case err := <-checked:
+				if err == nil {
+					t.Error("ingest was ready while the stream was gone")
+				}
+			case <-time.After(60 * time.Second):
+				t.Fatal("it is not noticed")
+			}
 			eventually(t, 30*time.Second, "the rest is stored", func() bool { return src.settled() == 400 })
-			eventually(t, 10*time.Second, "all is well again", func() bool { return s.streams.Check() == nil })
+			eventually(t, 30*time.Second, "all is well again", func() bool { return s.streams.Check() == nil })
 			log := logOf(t, s)
 			if log == old {
 				t.Fatal("the stream is the old one: the fault did not happen")
