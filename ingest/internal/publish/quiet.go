@@ -7,9 +7,13 @@ import (
 )
 
 // quietAfter is for how long an application must have been quiet for each of its beacons.
-// The first comes soon, for a socket that misses its last event; the others are for edges
-// that the first did not reach.
-var quietAfter = [...]time.Duration{250 * time.Millisecond, 2 * time.Second, 10 * time.Second}
+// The first comes soon, for a socket that misses its last event. The others are for edges
+// that did not get those before: once an edge is reached again it is told after no longer
+// than it was cut off, up to 40 s. Each costs about as much as a live event that nobody
+// stores, so there are few.
+var quietAfter = [...]time.Duration{
+	250 * time.Millisecond, 2 * time.Second, 5 * time.Second, 10 * time.Second, 20 * time.Second, 40 * time.Second,
+}
 
 // quiet remembers the applications of one lane whose events were stored lately, with the
 // last sequence of each as far as it is known, until their last beacon is due. The lists

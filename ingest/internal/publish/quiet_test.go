@@ -16,30 +16,32 @@ func said(q *quiet, after time.Duration) string {
 	return s
 }
 
-func TestQuietApplicationIsToldThreeTimesAndForgotten(t *testing.T) {
+func TestQuietApplicationIsToldAfterTimesThatDoubleAndForgotten(t *testing.T) {
 	q := newQuiet(10)
 	q.known(start, "a", 7)
-	for _, c := range []struct {
-		after time.Duration
-		want  string
-	}{
-		{249 * time.Millisecond, ""}, {250 * time.Millisecond, "a=7 "}, {251 * time.Millisecond, ""},
-		{1999 * time.Millisecond, ""}, {2 * time.Second, "a=7 "}, {9999 * time.Millisecond, ""},
-		{10 * time.Second, "a=7 "}, {time.Hour, ""},
-	} {
-		if got := said(q, c.after); got != c.want {
-			t.Errorf("after %v: %q, want %q", c.after, got, c.want)
+	last := time.Duration(0)
+	for i, after := range quietAfter {
+		if got := said(q, after-time.Millisecond); got != "" {
+			t.Errorf("before %v: %q", after, got)
 		}
+		if got := said(q, after); got != "a=7 " {
+			t.Errorf("after %v: %q", after, got)
+		}
+		// An edge that is cut off for d hears within d of its return, or 3 s.
+		if i > 0 && after-last > max(last, 3*time.Second) {
+			t.Errorf("between %v and %v an edge waits too long", last, after)
+		}
+		last = after
 	}
-	if len(q.apps) != 0 {
-		t.Error("it is remembered for ever")
+	if got := said(q, time.Hour); got != "" || len(q.apps) != 0 {
+		t.Errorf("it is remembered for ever: %q", got)
 	}
 }
 
 func TestLateBeaconIsSaidOnce(t *testing.T) {
 	q := newQuiet(10)
 	q.known(start, "a", 7)
-	if got := said(q, 3*time.Second); got != "a=7 " {
+	if got := said(q, 11*time.Second); got != "a=7 " {
 		t.Errorf("told %q", got)
 	}
 	if got := said(q, time.Minute); got != "a=7 " {
