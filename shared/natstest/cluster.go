@@ -16,6 +16,9 @@ import (
 	"canopy/shared/subject"
 )
 
+// nowhere is an address that refuses connections.
+const nowhere = "127.0.0.1:1"
+
 // lookEvery is how often a condition is looked at that nobody announces.
 const lookEvery = 5 * time.Millisecond
 
@@ -23,7 +26,7 @@ const lookEvery = 5 * time.Millisecond
 // called by the test's goroutine.
 type Cluster struct {
 	Nodes  []*Server
-	routes []*Proxy // through which the nodes reach each other, one before each
+	routes [][]*Proxy // through which each node reaches each other one; nil for itself
 	t      testing.TB
 }
 
@@ -33,20 +36,27 @@ func StartCluster(t testing.TB) *Cluster {
 	t.Helper()
 	const nodes = 3
 	c := &Cluster{t: t}
-	var routes []*url.URL
 	var ports []int
 	for range nodes {
-		port := freePort(t)
-		p := StartProxy(t, fmt.Sprintf("127.0.0.1:%d", port), nil)
-		ports, c.routes = append(ports, port), append(c.routes, p)
-		routes = append(routes, &url.URL{Scheme: "nats-route", Host: p.listener.Addr().String()})
+		ports = append(ports, freePort(t))
 	}
-	for i, route := range routes {
+	for i := range nodes {
 		s := &Server{t: t, opts: options(t)}
 		s.opts.ServerName = fmt.Sprintf("node-%d", i)
-		s.opts.Routes = routes
-		// Clients are not told of the other nodes, so that a proxy in front of one is not passed by.
-		s.opts.Cluster = server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: ports[i], Advertise: route.Host, NoAdvertise: true}
+		c.routes = append(c.routes, make([]*Proxy, nodes))
+		for j, port := range ports {
+			if i == j {
+				continue
+			}
+			p := StartProxy(t, fmt.Sprintf("127.0.0.1:%d", port), nil)
+			c.routes[i][j] = p
+			s.opts.Routes = append(s.opts.Routes, &url.URL{Scheme: "nats-route", Host: p.listener.Addr().String()})
+		}
+		// Clients are not told of the other nodes, so that a proxy in front of one is not
+		// passed by. Nor are the nodes, who would find a way around theirs.
+		s.opts.Cluster = server.ClusterOpts{
+			Name: "test", Host: "127.0.0.1", Port: ports[i], Advertise: nowhere, NoAdvertise: true, PoolSize: -1,
+		}
 		c.Nodes = append(c.Nodes, s)
 		s.Up()
 		t.Cleanup(func() {
@@ -61,8 +71,8 @@ func StartCluster(t testing.TB) *Cluster {
 // CutRoutes ends all connections between the nodes, and keeps them apart until JoinRoutes.
 func (c *Cluster) CutRoutes() {
 	c.t.Helper()
-	for _, p := range c.routes {
-		p.Refuse()
+	for i := range c.routes {
+		c.Isolate(i)
 	}
 	c.await("the nodes are apart", func() bool { return c.countRoutes() == 0 })
 }
@@ -70,10 +80,26 @@ func (c *Cluster) CutRoutes() {
 // JoinRoutes lets the nodes connect with each other again.
 func (c *Cluster) JoinRoutes() {
 	c.t.Helper()
-	for _, p := range c.routes {
-		p.Admit()
+	for i := range c.routes {
+		c.Rejoin(i)
 	}
 	c.await("the nodes are connected", func() bool { return c.countRoutes() > 0 })
+}
+
+// Isolate cuts a node off from the others, until Rejoin. Its clients stay connected.
+func (c *Cluster) Isolate(node int) { c.eachRoute(node, (*Proxy).Refuse) }
+
+// Rejoin lets a node connect with the others again.
+func (c *Cluster) Rejoin(node int) { c.eachRoute(node, func(p *Proxy) { p.Admit() }) }
+
+// eachRoute visits the proxies from and to a node.
+func (c *Cluster) eachRoute(node int, do func(*Proxy)) {
+	for other := range c.routes {
+		if other != node {
+			do(c.routes[node][other])
+			do(c.routes[other][node])
+		}
+	}
 }
 
 func (c *Cluster) countRoutes() (n int) {
@@ -149,19 +175,26 @@ func (c *Cluster) Streams(shards int) jetstream.JetStream {
 // Leader gives the node that leads shard's stream, nil if none does now.
 func (c *Cluster) Leader(shard int) *Server {
 	for _, s := range c.Nodes {
-		if s.srv != nil && s.srv.JetStreamIsStreamLeader(server.DEFAULT_GLOBAL_ACCOUNT, subject.Stream(shard)) {
+		if s.Leads(shard) {
 			return s
 		}
 	}
 	return nil
 }
 
+// Leads says whether the server believes to lead shard's stream.
+func (s *Server) Leads(shard int) bool {
+	return s.srv != nil && s.srv.JetStreamIsStreamLeader(server.DEFAULT_GLOBAL_ACCOUNT, subject.Stream(shard))
+}
+
 // AwaitLeader waits until a node other than before leads shard's stream, and gives it.
 func (c *Cluster) AwaitLeader(shard int, before *Server) *Server {
 	c.t.Helper()
 	for deadline := time.Now().Add(2 * patience); time.Now().Before(deadline); <-time.After(lookEvery) {
-		if s := c.Leader(shard); s != nil && s != before {
-			return s
+		for _, s := range c.Nodes {
+			if s != before && s.Leads(shard) {
+				return s
+			}
 		}
 	}
 	c.t.Fatalf("stream %s has no new leader after %s", subject.Stream(shard), 2*patience)

@@ -110,19 +110,21 @@ func (p *replayer) ask(ctx context.Context, c event.Cursor) (streamWord, error) 
 // catchUpTo is for a place that the stream has and the feed has not reached: either an
 // event is missing here, or none of this application stands there.
 func (f *Feed) catchUpTo(ctx context.Context, r *Reader, c event.Cursor) (bool, error) {
-	var last uint64
-	err := f.request(ctx, func(h *history) (err error) {
-		last, err = h.last(ctx, f.shard, f.application)
-		return err
-	})
+	last, err := f.last(ctx)
+	if err == nil && last.Log != c.Log {
+		f.hub.suspect(f.shard)
+		err = errOtherLog
+	}
 	if err != nil {
 		return false, err
 	}
-	c.Sequence = min(c.Sequence, last) // what follows is behind c, since the stream ended behind it before
+	c.Sequence = min(c.Sequence, last.Sequence) // what follows is behind c, since the stream ended behind it before
 	r.place(c)
 	r.entry = entered
 	f.mu.Lock()
-	f.expect(last)
+	if f.log() == last.Log {
+		f.expect(last.Sequence)
+	}
 	f.mu.Unlock()
 	return true, nil
 }

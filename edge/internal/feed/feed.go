@@ -81,19 +81,18 @@ func (f *Feed) open(ctx context.Context) error {
 	if err := f.hub.nc.FlushWithContext(ctx); err != nil {
 		return err
 	}
-	var last uint64
-	err = f.hub.request(ctx, f.shard, func() (err error) {
-		last, err = f.hub.history.last(ctx, f.shard, f.application)
-		return err
-	})
+	last, err := f.last(ctx)
 	if err != nil {
 		return err
 	}
+	if last.Log != f.hub.logOf(f.shard) {
+		f.hub.remade(f.shard, last.Log) // nobody has noticed: it had no open feeds
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.logID.Store(uint64(f.hub.logOf(f.shard))) // with the head: resume must not begin at 0
-	f.chain.head, f.chain.verified = last, last
-	f.ring.begin(event.Cursor{Log: f.log(), Sequence: last})
+	f.logID.Store(uint64(last.Log)) // with the head: resume must not begin at 0
+	f.chain.head, f.chain.verified = last.Sequence, last.Sequence
+	f.ring.begin(last)
 	f.lookSoon()
 	f.drain()
 	if f.chain.held || f.ask {

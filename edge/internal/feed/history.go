@@ -45,16 +45,17 @@ type message struct {
 type history struct {
 	nc       *nats.Conn
 	requests prometheus.Counter
+	leaders  leaders
 }
 
-// last gives the sequence of application's newest event, 0 if there is none. The
-// stream's leader answers, since a follower may lag.
-func (h *history) last(ctx context.Context, shard int, application string) (uint64, error) {
-	m, err := h.ask(ctx, shard, map[string]any{"last_by_subj": subject.In(shard, application)})
+// last gives the sequence of application's newest event, 0 if there is none, and who says
+// so: the stream's leader, since a follower may lag.
+func (h *history) last(ctx context.Context, shard int, application string) (uint64, leader, error) {
+	m, by, err := h.ask(ctx, shard, map[string]any{"last_by_subj": subject.In(shard, application)}, true)
 	if errors.Is(err, errNone) {
-		return 0, nil
+		return 0, by, nil
 	}
-	return m.sequence, err
+	return m.sequence, by, err
 }
 
 // next gives application's events from sequence from on, in order: one, or more where
@@ -68,7 +69,7 @@ func (h *history) next(ctx context.Context, shard int, application string, from 
 	query := map[string]any{"seq": from, "next_by_subj": subject.In(shard, application)}
 	m, err := h.directGet(ctx, shard, query)
 	if errors.Is(err, errNone) {
-		m, err = h.ask(ctx, shard, query) // whoever answered may be a follower that lags
+		m, _, err = h.ask(ctx, shard, query, false) // whoever answered may be a follower that lags
 	}
 	if err != nil {
 		return nil, err
@@ -156,8 +157,8 @@ func (h *history) batchOf(ctx context.Context, shard int, from uint64, visit fun
 	}
 }
 
-// ask puts one question to the stream's leader.
-func (h *history) ask(ctx context.Context, shard int, query map[string]any) (message, error) {
+// stored puts one question to whoever believes to be the stream's leader.
+func (h *history) stored(ctx context.Context, shard int, query map[string]any) (message, error) {
 	var answer struct {
 		Message struct {
 			Sequence uint64 `json:"seq"`

@@ -60,12 +60,20 @@ func (f *Feed) prove(ctx context.Context, p *proof, next uint64, last bool) erro
 	return nil
 }
 
-// passOver goes on behind a range of which the stream has nothing left.
-func (f *Feed) passOver(from event.Cursor, target uint64) {
+// passOver goes on behind a range of which the stream has nothing left. Its leader must be
+// as far as what has come from it: else the range may lie in the log of its successor.
+func (f *Feed) passOver(ctx context.Context, from event.Cursor, target uint64) error {
+	err := f.reaches(ctx, event.Cursor{Log: from.Log, Sequence: target})
+	if errors.Is(err, errOtherLog) {
+		f.hub.suspect(f.shard)
+	}
+	if err != nil {
+		return err
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.log() != from.Log || f.closed {
-		return
+		return nil
 	}
 	next := target + 1
 	if w := f.chain.waiting; len(w) > 0 {
@@ -75,6 +83,7 @@ func (f *Feed) passOver(from event.Cursor, target uint64) {
 		f.skipped(event.Cursor{Log: from.Log, Sequence: from.Sequence - 1}, next)
 	}
 	f.chain.skip(target)
+	return nil
 }
 
 // skipped tells sockets that events behind after and before next may be missing. mu is held.

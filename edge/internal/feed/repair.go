@@ -72,7 +72,9 @@ func (f *Feed) readOn(ctx context.Context) error {
 		}
 		list, err := f.nextOf(ctx, from, dense)
 		if errors.Is(err, errNone) {
-			f.passOver(from, target)
+			if err := f.passOver(ctx, from, target); err != nil {
+				return err
+			}
 			continue
 		}
 		if err != nil {
@@ -122,19 +124,28 @@ func (f *Feed) askLeader(ctx context.Context) error {
 	f.ask = false
 	f.dropped = f.subDropped()
 	f.mu.Unlock()
-	err := f.hub.request(ctx, f.shard, func() error {
-		last, err := f.hub.history.last(ctx, f.shard, f.application)
-		f.mu.Lock()
-		f.chain.target = max(f.chain.target, last)
-		f.mu.Unlock()
-		return err
-	})
+	last, err := f.last(ctx)
+	if err == nil && !f.reach(last) {
+		f.hub.suspect(f.shard) // the look at the stream takes us into the other log
+		err = errOtherLog
+	}
 	if err != nil {
 		f.mu.Lock()
 		f.ask = true
 		f.mu.Unlock()
 	}
 	return err
+}
+
+// reach makes last the target, unless it is a place in another log than the feed's.
+func (f *Feed) reach(last event.Cursor) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if last.Log != f.log() {
+		return false
+	}
+	f.chain.target = max(f.chain.target, last.Sequence)
+	return true
 }
 
 // applyStored appends what the stream gave from a place on, unless the stream was made

@@ -117,14 +117,15 @@ func (f *Feed) findEarliest(ctx context.Context) (begin, error) {
 }
 
 func (f *Feed) findTime(ctx context.Context, at time.Time) (begin, error) {
-	b := begin{cursor: event.Cursor{Log: f.log()}}
+	// First, since what comes between the questions is later than both; and the leader's
+	// word, since what the feed has not had yet may be older than that time.
+	last, err := f.last(ctx)
+	if err != nil {
+		return begin{}, err
+	}
+	b := begin{cursor: last}
 	var first uint64
-	err := f.request(ctx, func(h *history) (err error) {
-		// First, since what comes between the questions is later than both; and the leader's
-		// word, since what the feed has not had yet may be older than that time.
-		if b.cursor.Sequence, err = h.last(ctx, f.shard, f.application); err != nil {
-			return err
-		}
+	err = f.request(ctx, func(h *history) (err error) {
 		first, err = h.firstSince(ctx, f.shard, f.application, at)
 		return err
 	})
@@ -167,11 +168,16 @@ func (f *Feed) oldest(ctx context.Context) (oldest uint64, err error) {
 	return oldest, err
 }
 
+// state is what the stream's leader says, who has all that the feed has had.
 func (f *Feed) state(ctx context.Context) (s streamState, err error) {
+	had := f.newest()
 	err = f.request(ctx, func(h *history) (err error) {
 		s, err = h.state(ctx, f.shard, f.application)
 		return err
 	})
+	if err == nil && s.log == had.Log && s.last < had.Sequence {
+		err = errBehind
+	}
 	return s, err
 }
 

@@ -15,12 +15,12 @@ import (
 
 // streamState is what a stream's leader says about it and one application.
 type streamState struct {
-	log         event.Log
-	shards      int
-	first, last uint64    // sequences, of any application
-	firstTime   time.Time // when first was stored
-	count       int64     // the application's events
-	most        int64     // that the stream keeps of each application; not positive: any number
+	leader
+	shards    int
+	first     uint64    // sequence, of any application
+	firstTime time.Time // when first was stored
+	count     int64     // the application's events
+	most      int64     // that the stream keeps of each application; not positive: any number
 }
 
 // keeps says whether the stream surely holds every event of the application behind
@@ -37,11 +37,28 @@ func (s streamState) keepsSince(at time.Time) bool {
 func (s streamState) keepsAll() bool { return s.most <= 0 || s.count < s.most }
 
 // state asks the leader of shard's stream about it, and with a name about an application.
+// A leader that may have been replaced without knowing it is an error.
 func (h *history) state(ctx context.Context, shard int, application string) (streamState, error) {
+	asked := time.Now()
+	if _, err, ok := h.leaders.recall(shard, asked); ok && err != nil {
+		return streamState{}, err
+	}
+	s, err := h.info(ctx, shard, application)
+	s.asked = asked
+	if ctx.Err() == nil {
+		h.leaders.note(shard, s.leader, err)
+	}
+	return s, err
+}
+
+// info does so without a look at what was said before.
+func (h *history) info(ctx context.Context, shard int, application string) (streamState, error) {
 	var info struct {
-		Created time.Time `json:"created"`
+		Created time.Time   `json:"created"`
+		Cluster clusterInfo `json:"cluster"`
 		Config  struct {
 			Metadata          map[string]string `json:"metadata"`
+			Replicas          int               `json:"num_replicas"`
 			MaxMsgsPerSubject int64             `json:"max_msgs_per_subject"`
 		} `json:"config"`
 		State struct {
@@ -68,23 +85,27 @@ func (h *history) state(ctx context.Context, shard int, application string) (str
 		return streamState{}, fmt.Errorf("stream %s: metadata %s is %q, want a number", name,
 			subject.MetadataShards, info.Config.Metadata[subject.MetadataShards])
 	}
+	if !info.Cluster.live(info.Config.Replicas) {
+		return streamState{}, fmt.Errorf("ask for stream %s: %w", name, errNoMajority)
+	}
+	by := leader{log: event.LogOf(info.Created), last: info.State.Last, name: info.Cluster.Leader, since: info.Cluster.Since}
 	return streamState{
-		log: event.LogOf(info.Created), shards: shards,
-		first: info.State.First, last: info.State.Last, firstTime: info.State.FirstTime,
+		leader: by, shards: shards,
+		first: info.State.First, firstTime: info.State.FirstTime,
 		count: info.State.Subjects[subject.In(shard, application)], most: info.Config.MaxMsgsPerSubject,
 	}, nil
 }
 
 // oldest gives the sequence of application's oldest event, or errNone. The leader answers.
 func (h *history) oldest(ctx context.Context, shard int, application string) (uint64, error) {
-	m, err := h.ask(ctx, shard, map[string]any{"seq": 1, "next_by_subj": subject.In(shard, application)})
+	m, _, err := h.ask(ctx, shard, map[string]any{"seq": 1, "next_by_subj": subject.In(shard, application)}, false)
 	return m.sequence, err
 }
 
 // firstSince gives the sequence of application's first event that was stored at that time
 // or later, or errNone. The leader answers.
 func (h *history) firstSince(ctx context.Context, shard int, application string, at time.Time) (uint64, error) {
-	m, err := h.ask(ctx, shard, map[string]any{"start_time": at.UTC(), "next_by_subj": subject.In(shard, application)})
+	m, _, err := h.ask(ctx, shard, map[string]any{"start_time": at.UTC(), "next_by_subj": subject.In(shard, application)}, false)
 	return m.sequence, err
 }
 

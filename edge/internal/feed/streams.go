@@ -135,6 +135,14 @@ func (h *Hub) suspect(shard int) {
 	}
 }
 
+// remade notes that the shard's stream is another one, and lets its other feeds know.
+func (h *Hub) remade(shard int, log event.Log) {
+	h.mu.Lock()
+	h.logs[shard] = log
+	h.mu.Unlock()
+	h.suspect(shard)
+}
+
 // lookAgain holds the shard's feeds at once, and lets them read on when its stream
 // answers. It does not block.
 func (h *Hub) lookAgain(shard int) {

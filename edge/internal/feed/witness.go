@@ -86,22 +86,16 @@ func (f *Feed) lookSoon() {
 func (f *Feed) look(ctx context.Context) {
 	before := f.newest()
 	f.hub.stats.looks.Inc()
-	var last uint64
-	err := f.request(ctx, func(h *history) (err error) {
-		last, err = h.last(ctx, f.shard, f.application)
-		return err
-	})
+	last, err := f.last(ctx)
 	if err != nil {
 		f.hub.zap.Debug("leader does not answer", zap.String("application", f.application), zap.Error(err))
 		return
 	}
-	if last == before.Sequence {
+	if last.Log != before.Log {
+		f.hub.suspect(f.shard)
 		return
 	}
-	if last < before.Sequence { // its events have expired, or the stream was made anew
-		if s, err := f.state(ctx); err == nil && s.log != before.Log {
-			f.hub.suspect(f.shard)
-		}
+	if last.Sequence <= before.Sequence { // less if its events have expired
 		return
 	}
 	select {
@@ -112,7 +106,7 @@ func (f *Feed) look(ctx context.Context) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !f.closed && f.log() == before.Log {
-		f.expect(last)
+		f.expect(last.Sequence)
 	}
 }
 
