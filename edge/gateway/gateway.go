@@ -91,6 +91,9 @@ type edge struct {
 // is called with the bound addresses. An error says what could not be started, or what
 // broke.
 func Run(ctx context.Context, cfg config.Config, log *zap.Logger, ready func(Addrs)) error {
+	for _, warning := range cfg.WarnEdge() {
+		log.Warn(warning)
+	}
 	e := &edge{cfg: cfg, log: log, broken: make(chan error, 1)}
 	if err := e.open(ctx); err != nil {
 		e.close()

@@ -53,14 +53,12 @@ func (c *check) service(name string, s Service, issuer string) {
 		c.that(s.IssuerURL == "", name+separator+"ISSUER_URL", alone)
 		return
 	}
-	if hasUser(s.URL) {
-		c.problems.add("%s: expected no user in the URL: the service is asked with tokens", name+separator+"URL")
-	} else {
-		c.that(isHTTPURL(s.URL), name+separator+"URL", "expected an http or https URL")
-	}
+	c.url(name+separator+"URL", s.URL, "the service is asked with tokens")
+	_, query := hides(s.URL)
+	c.hidden(!query, name+separator+"URL", "expected no query in the URL: the service is asked with tokens")
 	c.that(s.ClientID != "", name+separator+"CLIENT_ID", "expected the OAuth2 client of the calls")
 	c.that(s.ClientSecret != "", name+separator+"CLIENT_SECRET", "expected the secret of that client")
-	c.that(s.IssuerURL == "" || isHTTPURL(s.IssuerURL), name+separator+"ISSUER_URL", "expected an http or https URL")
+	c.issuer(name+separator+"ISSUER_URL", s.IssuerURL)
 	c.that(s.IssuerURL != "" || issuer != "", name+separator+"ISSUER_URL", "expected an issuer here or in OAUTH__ISSUER_URL")
 }
 
@@ -74,8 +72,25 @@ func (c *check) listener(h HTTP) {
 	c.pair("HTTP__CERT_BUNDLE_FILE", h.CertBundleFile, "HTTP__KEY_FILE", h.KeyFile)
 	c.that(!h.DisableTLS || h.CertBundleFile == "", "HTTP__CERT_BUNDLE_FILE", "has no effect with HTTP__DISABLE_TLS=true")
 	c.oneOf("HTTP__CORS__MODE", h.CORS.Mode, "disabled", "permissive")
-	if _, err := Prefixes(h.TrustedProxies); err != nil {
+	proxies, err := Prefixes(h.TrustedProxies)
+	if err != nil {
 		c.that(false, "HTTP__TRUSTED_PROXIES", err.Error())
+	}
+	for _, p := range proxies {
+		c.that(p.Bits() > 0, "HTTP__TRUSTED_PROXIES", "expected the addresses of proxies, not all that there are: each can pose as any client")
+	}
+}
+
+// url checks an address that is asked over HTTP without a user, for the reason why.
+func (c *check) url(name, text, why string) {
+	user, _ := hides(text)
+	c.hidden(!user, name, "expected no user in the URL: "+why)
+	c.that(user || isHTTPURL(text), name, "expected an http or https URL")
+}
+
+func (c *check) issuer(name, text string) {
+	if text != "" {
+		c.url(name, text, "what an issuer publishes is for everybody")
 	}
 }
 
@@ -100,13 +115,13 @@ func (c *check) limits(l Limits) {
 }
 
 func (c *check) clients(o OAuth) {
-	c.that(o.IssuerURL == "" || isHTTPURL(o.IssuerURL), "OAUTH__ISSUER_URL", "expected an http or https URL")
+	c.issuer("OAUTH__ISSUER_URL", o.IssuerURL)
 	c.that(o.IssuerURL == "" || len(o.Clients) > 0, "OAUTH__ISSUER_URL",
 		"expected OAUTH__CLIENTS__0__CLIENT_ID beside it: a token must name a client as its audience")
 	for _, n := range slices.Sorted(maps.Keys(o.Clients)) {
 		client, prefix := o.Clients[n], "OAUTH__CLIENTS__"+n+"__"
 		c.that(client.ClientID != "", prefix+"CLIENT_ID", "expected the client's id")
-		c.that(client.IssuerURL == "" || isHTTPURL(client.IssuerURL), prefix+"ISSUER_URL", "expected an http or https URL")
+		c.issuer(prefix+"ISSUER_URL", client.IssuerURL)
 		issuer := client.IssuerURL
 		if issuer == "" {
 			issuer = o.IssuerURL

@@ -31,6 +31,13 @@ func (c *check) that(ok bool, name, expected string) {
 	c.problems.add("%s=%s: %s", name, s.show(c.value(s)), expected)
 }
 
+// hidden is that for a value that is not shown.
+func (c *check) hidden(ok bool, name, expected string) {
+	if !ok {
+		c.problems.add("%s: %s", name, expected)
+	}
+}
+
 func (c *check) value(s setting) any {
 	v := c.cfg.FieldByIndex(s.index).Interface()
 	if list, ok := v.([]string); ok {
@@ -112,8 +119,9 @@ func isHTTPURL(text string) bool {
 	return err == nil && u.Hostname() != "" && (u.Scheme == "http" || u.Scheme == "https")
 }
 
-// hasUser says whether a URL holds a user and perhaps a password, which nobody may see.
-func hasUser(text string) bool {
+// hides says whether a URL holds a user, perhaps with a password, and a query, perhaps with
+// a key: nobody may see them.
+func hides(text string) (user, query bool) {
 	u, err := url.Parse(text)
-	return err == nil && u.User != nil
+	return err == nil && u.User != nil, err == nil && (u.RawQuery != "" || u.Fragment != "")
 }

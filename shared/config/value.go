@@ -162,7 +162,10 @@ func (s setting) show(value any) string {
 		return "(hidden)"
 	}
 	text := fmt.Sprint(value)
-	// A URL may carry a password.
+	// A URL may carry a password, or a key.
+	if base, _, ok := strings.Cut(text, "?"); ok && strings.HasSuffix(s.name, "URL") {
+		text = base + "?xxxxx"
+	}
 	if i := strings.LastIndexByte(text, '@'); i >= 0 {
 		text = "xxxxx" + text[i:]
 	}
