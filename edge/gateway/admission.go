@@ -56,7 +56,11 @@ func newAdmission(e *edge, reg prometheus.Registerer) (*admission, error) {
 		}
 		a.origins = append(a.origins, origin)
 	}
-	most := descriptorLimit() - spareDescriptors
+	descriptors := descriptorLimit()
+	most := descriptors - spareDescriptors
+	if most <= 0 {
+		return nil, fmt.Errorf("start edge: %d open files are allowed, no socket has room beside the %d that the edge needs; raise ulimit -n", descriptors, spareDescriptors)
+	}
 	if a.limit > most {
 		e.log.Warn("the limit of connections is cut to what descriptors there are",
 			zap.Int("limit", a.limit), zap.Int("cut to", most))
