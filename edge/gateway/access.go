@@ -37,10 +37,11 @@ func newAskers() *guard.Guard[asker] { return guard.New[asker](vainBurst, vainIn
 type source interface {
 	authn.KeyVerifier
 	session.Authorizer
-	// MayRead reports whether somebody who signs in may read an application. If admit is
-	// not nil, asking somebody for that takes its consent, and the error wraps
-	// authn.ErrNotAsked without. Any other error means that nobody can tell.
-	MayRead(ctx context.Context, p authn.Principal, application string, admit func() bool) (bool, error)
+	// MayRead reports whether somebody who signs in may read an application, and when what
+	// that goes by was asked. If admit is not nil, asking somebody for that takes its
+	// consent, and the error wraps authn.ErrNotAsked without. Any other error means that
+	// nobody can tell.
+	MayRead(ctx context.Context, p authn.Principal, application string, admit func() bool) (ok bool, asked time.Time, err error)
 	// Run keeps the answers up to date until ctx ends.
 	Run(ctx context.Context) error
 }
@@ -63,14 +64,21 @@ func (e *edge) openAccess(reg prometheus.Registerer) error {
 	return nil
 }
 
-// authorize says why p may not read application, or nil.
-func (a *admission) authorize(r *http.Request, p authn.Principal, application string) *refusal {
+// grant is access that somebody was found to have.
+type grant struct {
+	asked   time.Time       // when that was asked
+	changed <-chan struct{} // closed if it may have changed since
+}
+
+// authorize says why p may not read application, or grants that.
+func (a *admission) authorize(r *http.Request, p authn.Principal, application string) (granted grant, _ *refusal) {
+	granted.changed = a.access.Changed() // before asking, so that no change is missed
 	by := asker{user: p.User}
 	if p.Kind == authn.Anonymous {
 		by.address = network(a.clientAddress(r)).Addr()
 	}
 	booked, wait := 0, time.Duration(0)
-	ok, err := a.access.MayRead(r.Context(), p, application, func() bool {
+	ok, asked, err := a.access.MayRead(r.Context(), p, application, func() bool {
 		if wait = a.askers.Book(by); wait == 0 {
 			booked++
 		}
@@ -84,11 +92,12 @@ func (a *admission) authorize(r *http.Request, p authn.Principal, application st
 	}
 	switch {
 	case errors.Is(err, authn.ErrNotAsked):
-		return tooMany("Too many requests for applications that you may not read", seconds(wait))
+		return grant{}, tooMany("Too many requests for applications that you may not read", seconds(wait))
 	case err != nil:
-		return internal("Authorization is not available", err)
+		return grant{}, internal("Authorization is not available", err)
 	case !ok:
-		return notFound(application)
+		return grant{}, notFound(application)
 	}
-	return nil
+	granted.asked = asked
+	return granted, nil
 }

@@ -185,8 +185,8 @@ func (a *admission) admit(w http.ResponseWriter, r *http.Request, place *place) 
 	if refused != nil {
 		return refused
 	}
-	changed := a.access.Changed() // before asking, so that no change is missed
-	if refused := a.authorize(r, principal, to.application); refused != nil {
+	granted, refused := a.authorize(r, principal, to.application)
+	if refused != nil {
 		return refused
 	}
 	if refused := place.claim(principal, to.application); refused != nil {
@@ -194,7 +194,7 @@ func (a *admission) admit(w http.ResponseWriter, r *http.Request, place *place) 
 	}
 	s := a.sessions.New(to.application, principal)
 	s.Ended = place.end()
-	return a.upgrade(w, r, to, s, changed)
+	return a.upgrade(w, r, to, s, granted)
 }
 
 // identify says who brings the request.
@@ -224,22 +224,21 @@ func (a *admission) identify(r *http.Request, to target) (authn.Principal, *refu
 }
 
 // upgrade fixes the session's place in the feed, then answers 101: what is acknowledged
-// after the client saw that comes. changed is closed if access has changed since the
-// client was found to have it.
-func (a *admission) upgrade(w http.ResponseWriter, r *http.Request, to target, s *session.Session, changed <-chan struct{}) *refusal {
+// after the client saw that comes.
+func (a *admission) upgrade(w http.ResponseWriter, r *http.Request, to target, s *session.Session, granted grant) *refusal {
 	ctx, cancel := context.WithTimeout(r.Context(), attachTimeout)
 	defer cancel()
 	if refused := a.attach(ctx, r, to, s); refused != nil {
 		return refused
 	}
-	if !a.sessions.Add(s, a.limit) {
+	if !a.sessions.Add(s, a.limit, granted.asked) {
 		s.Abandon()
 		a.limits.full.Inc()
 		return full() // others came at the same time
 	}
 	select {
-	case <-changed: // perhaps before the session could be found by those who close it
-		if refused := a.authorize(r, s.Principal(), to.application); refused != nil {
+	case <-granted.changed: // perhaps before the session could be found by those who close it
+		if _, refused := a.authorize(r, s.Principal(), to.application); refused != nil {
 			s.Abandon()
 			return refused
 		}

@@ -97,20 +97,21 @@ func OpenFile(path string, log *zap.Logger, reg prometheus.Registerer) (*File, e
 // nothing, not even what is public: its socket was opened with a key, and ends with it.
 //
 // The error is always nil, and nobody's consent is needed; the signature leaves room for
-// sources that have to ask.
-func (f *File) MayRead(ctx context.Context, p authn.Principal, application string, _ func() bool) (bool, error) {
-	return f.StillMayRead(ctx, p, application)
-}
-
-// StillMayRead is MayRead for open sockets.
-func (f *File) StillMayRead(_ context.Context, p authn.Principal, application string) (bool, error) {
-	ok := f.current.Load().mayRead(p, application, f.now())
+// sources that have to ask. The time is the present.
+func (f *File) MayRead(_ context.Context, p authn.Principal, application string, _ func() bool) (bool, time.Time, error) {
+	now := f.now()
+	ok := f.current.Load().mayRead(p, application, now)
 	outcome := "fail"
 	if ok {
 		outcome = "pass"
 	}
 	f.authorizations.WithLabelValues(outcome).Inc()
-	return ok, nil
+	return ok, now, nil
+}
+
+// StillMayRead is MayRead for open sockets. What was known before does not matter.
+func (f *File) StillMayRead(ctx context.Context, p authn.Principal, application string, _ time.Time) (bool, time.Time, error) {
+	return f.MayRead(ctx, p, application, nil)
 }
 
 func (s *snapshot) mayRead(p authn.Principal, application string, now time.Time) bool {

@@ -81,7 +81,7 @@ func counted(t testing.TB, v *prometheus.CounterVec, outcome string) float64 {
 // may asks without the error that is always nil.
 func may(t testing.TB, f *File, p authn.Principal, application string) bool {
 	t.Helper()
-	ok, err := f.MayRead(t.Context(), p, application, nil)
+	ok, _, err := f.MayRead(t.Context(), p, application, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

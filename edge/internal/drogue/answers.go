@@ -15,6 +15,9 @@ const (
 	// maxAnswers bounds the answers of one kind that are kept. Beyond it those go that are
 	// asked for least.
 	maxAnswers = 100_000
+	// maxDenials bounds those that say no, which anybody can cause as many of as he likes:
+	// they must not push out the others.
+	maxDenials = 10_000
 	// earliest and latest are the parts of its lifetime after which an answer is asked for
 	// again. What remains is for noticing that and for the call, so that nothing is
 	// believed for longer. Between the two it is chance, so that questions that came in
@@ -30,7 +33,9 @@ type answers[V any] struct {
 	stale time.Duration   // how long beyond that it counts while the service fails
 	now   func() time.Time
 
-	kept *otter.Cache[string, kept[V]]
+	denies  func(V) bool // whether an answer says no
+	kept    *otter.Cache[string, kept[V]]
+	denials *otter.Cache[string, kept[V]]
 
 	mu      sync.Mutex
 	flights map[flightKey]*flight[V]
@@ -39,8 +44,8 @@ type answers[V any] struct {
 // kept is an answer, good until it has to be asked for again.
 type kept[V any] struct {
 	value V
+	asked time.Time
 	again time.Time
-	ends  time.Time // of its lifetime
 }
 
 // flightKey tells calls apart that may be under way: no lane waits for one of another.
@@ -51,77 +56,105 @@ type flightKey struct {
 
 // flight is a call under way.
 type flight[V any] struct {
-	done  chan struct{} // closed once the rest is set
-	value V
-	err   error
+	done   chan struct{} // closed once the rest is set
+	answer kept[V]
+	err    error
 }
 
-func newAnswers[V any](life context.Context, hold, stale time.Duration) *answers[V] {
+func newAnswers[V any](life context.Context, hold, stale time.Duration, denies func(V) bool) *answers[V] {
+	memory := func(most int) *otter.Cache[string, kept[V]] {
+		return otter.Must(&otter.Options[string, kept[V]]{
+			MaximumSize:      most,
+			ExpiryCalculator: otter.ExpiryWriting[string, kept[V]](hold + stale),
+		})
+	}
 	return &answers[V]{
 		life: life, hold: hold, stale: stale, now: time.Now,
-		kept: otter.Must(&otter.Options[string, kept[V]]{
-			MaximumSize:      maxAnswers,
-			ExpiryCalculator: otter.ExpiryWriting[string, kept[V]](hold + stale),
-		}),
+		denies: denies, kept: memory(maxAnswers), denials: memory(maxDenials),
 		flights: make(map[flightKey]*flight[V]),
 	}
 }
 
-// get returns the answer to a question, from memory or by load, of which each lane has one
-// at a time. While load fails, an answer counts for longer by the stale time. If load has
-// to begin and admit is not nil, that is asked first, and the error is authn.ErrNotAsked
-// if it is false. get returns when ctx ends, but load goes on for others.
-func (a *answers[V]) get(ctx context.Context, question string, from lane, admit func() bool, load func(context.Context) (V, error)) (V, error) {
+// get returns the answer to a question and when it was asked, from memory or by load, of
+// which each lane has one at a time. While load fails, an answer counts for longer by the
+// stale time. If load has to begin and admit is not nil, that is asked first, and the
+// error is authn.ErrNotAsked if it is false. get returns when ctx ends, but load goes on
+// for others.
+func (a *answers[V]) get(ctx context.Context, question string, from lane, admit func() bool, load func(context.Context) (V, error)) (V, time.Time, error) {
 	had, under, err := a.begin(flightKey{from, question}, admit, load)
 	if under == nil {
-		return had, err
+		return had.value, had.asked, err
 	}
 	select {
 	case <-under.done:
-		return under.value, under.err
+		return under.answer.value, under.answer.asked, under.err
 	case <-ctx.Done():
 		var none V
-		return none, ctx.Err()
+		return none, time.Time{}, ctx.Err()
 	}
 }
 
 // begin returns what is known, or the call to wait for.
-func (a *answers[V]) begin(key flightKey, admit func() bool, load func(context.Context) (V, error)) (V, *flight[V], error) {
-	a.mu.Lock() // a call that ends has its answer in memory before it is no flight any more
+func (a *answers[V]) begin(key flightKey, admit func() bool, load func(context.Context) (V, error)) (kept[V], *flight[V], error) {
+	a.mu.Lock()
 	defer a.mu.Unlock()
-	had, ok := a.kept.GetIfPresent(key.question)
+	had, ok := a.memory(key.question)
 	if ok && a.now().Before(had.again) {
-		return had.value, nil, nil
+		return had, nil, nil
 	}
-	var none V
 	under := a.flights[key]
 	if under != nil {
-		return none, under, nil
+		return kept[V]{}, under, nil
 	}
 	if admit != nil && !admit() {
-		if ok && a.now().Before(had.ends) {
-			return had.value, nil, nil
+		if ok && a.now().Before(had.asked.Add(a.hold)) {
+			return had, nil, nil
 		}
-		return none, nil, authn.ErrNotAsked
+		return kept[V]{}, nil, authn.ErrNotAsked
 	}
 	under = &flight[V]{done: make(chan struct{})}
 	a.flights[key] = under
 	go a.fly(key, under, load)
-	return none, under, nil
+	return kept[V]{}, under, nil
+}
+
+// memory returns the answer that is kept. mu is held.
+func (a *answers[V]) memory(question string) (kept[V], bool) {
+	if had, ok := a.kept.GetIfPresent(question); ok {
+		return had, true
+	}
+	return a.denials.GetIfPresent(question)
 }
 
 // fly makes a call and tells those who wait for it.
 func (a *answers[V]) fly(key flightKey, under *flight[V], load func(context.Context) (V, error)) {
 	asked := a.now() // not later: the answer may be as old as the question
-	under.value, under.err = load(a.life)
-	if under.err == nil {
-		part := earliest + (latest-earliest)*rand.Float64()
-		a.kept.Set(key.question, kept[V]{under.value, asked.Add(time.Duration(part * float64(a.hold))), asked.Add(a.hold)})
-	} else if had, ok := a.kept.GetIfPresent(key.question); ok && a.now().Before(had.ends.Add(a.stale)) {
-		under.value, under.err = had.value, nil
-	}
+	value, err := load(a.life)
 	a.mu.Lock()
+	defer a.mu.Unlock()
+	had, ok := a.memory(key.question)
+	switch {
+	case err == nil:
+		part := earliest + (latest-earliest)*rand.Float64()
+		under.answer = kept[V]{value, asked, asked.Add(time.Duration(part * float64(a.hold)))}
+		if !ok || had.asked.Before(asked) { // else another lane has asked later, and was faster
+			a.keep(key.question, under.answer)
+		}
+	case ok && a.now().Before(had.asked.Add(a.hold+a.stale)):
+		under.answer = had
+	default:
+		under.err = err
+	}
 	delete(a.flights, key)
-	a.mu.Unlock()
 	close(under.done)
+}
+
+// keep remembers an answer, and forgets the one before. mu is held.
+func (a *answers[V]) keep(question string, answer kept[V]) {
+	to, other := a.kept, a.denials
+	if a.denies(answer.value) {
+		to, other = other, to
+	}
+	other.Invalidate(question)
+	to.Set(question, answer)
 }

@@ -103,7 +103,7 @@ func TestNoSecretIsInLogsMetricsOrErrors(t *testing.T) {
 	try := func() {
 		_, err := source.VerifyKey(t.Context(), "alice", aliceKey, true)
 		errs = append(errs, err)
-		_, err = source.MayRead(t.Context(), authn.Principal{Kind: authn.Key, User: "alice", Login: authn.NewKey("alice", aliceKey)}, "app", nil)
+		_, _, err = source.MayRead(t.Context(), authn.Principal{Kind: authn.Key, User: "alice", Login: authn.NewKey("alice", aliceKey)}, "app", nil)
 		errs = append(errs, err)
 	}
 	try()

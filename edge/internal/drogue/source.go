@@ -42,7 +42,9 @@ const (
 // Source answers from Drogue's services. Any goroutine may ask; Run runs beside.
 type Source struct {
 	users    *service
-	registry *service // nil: an application that the users' service allows exists
+	registry *service      // nil: an application that the users' service allows exists
+	hold     time.Duration // lifetime of an answer
+	stale    time.Duration // how long beyond that it counts while a service fails
 	tick     time.Duration
 	end      context.CancelFunc
 
@@ -51,6 +53,7 @@ type Source struct {
 	exists *answers[bool]
 
 	authorizations *prometheus.CounterVec
+	now            func() time.Time
 
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced at each tick
@@ -75,6 +78,7 @@ func New(cfg config.Config, log *zap.Logger, reg prometheus.Registerer) (*Source
 			Name: "drogue_client_user_authorization",
 			Help: "Questions to Drogue whether somebody may read an application: pass, fail or error.",
 		}, []string{"outcome"}),
+		now:     time.Now,
 		changed: make(chan struct{}),
 	}
 	for _, c := range []prometheus.Collector{calls, s.authorizations} {
@@ -84,8 +88,10 @@ func New(cfg config.Config, log *zap.Logger, reg prometheus.Registerer) (*Source
 	}
 	life, end := context.WithCancel(context.Background())
 	hold, stale := cfg.Edge.AccessCache, cfg.Edge.AccessStale
-	s.end, s.tick = end, max(hold/looks, time.Millisecond)
-	s.keys, s.reads, s.exists = newAnswers[owner](life, hold, stale), newAnswers[bool](life, hold, stale), newAnswers[bool](life, hold, stale)
+	s.end, s.hold, s.stale, s.tick = end, hold, stale, max(hold/looks, time.Millisecond)
+	no := func(yes bool) bool { return !yes }
+	s.keys = newAnswers(life, hold, stale, func(o owner) bool { return o.User == "" })
+	s.reads, s.exists = newAnswers(life, hold, stale, no), newAnswers(life, hold, stale, no)
 	var err error
 	if s.users, err = newService(life, "user_auth", cfg.UserAuth, cfg.OAuth.IssuerURL, log, calls); err != nil {
 		end()
@@ -115,27 +121,29 @@ func (s *Source) Checks() map[string]func() error {
 // and ask forbids it. The principal's name is the one that Drogue gives, which need not be
 // the one that was used to sign in.
 func (s *Source) VerifyKey(ctx context.Context, user, key string, ask bool) (authn.Principal, error) {
-	return s.verifyKey(ctx, strangers, func() bool { return ask }, user, key)
+	p, _, err := s.verifyKey(ctx, strangers, func() bool { return ask }, user, key)
+	return p, err
 }
 
-func (s *Source) verifyKey(ctx context.Context, from lane, admit func() bool, user, key string) (authn.Principal, error) {
+// verifyKey is VerifyKey, and returns when what it goes by was asked.
+func (s *Source) verifyKey(ctx context.Context, from lane, admit func() bool, user, key string) (authn.Principal, time.Time, error) {
 	if !wellFormed(key) {
-		return authn.Principal{}, fmt.Errorf("%w: malformed key", authn.ErrForbidden)
+		return authn.Principal{}, time.Time{}, fmt.Errorf("%w: malformed key", authn.ErrForbidden)
 	}
 	id := sha256.Sum256([]byte(key))
-	found, err := s.keys.get(ctx, fmt.Sprintf("%x %s", id, user), from, admit, func(ctx context.Context) (owner, error) {
+	found, asked, err := s.keys.get(ctx, fmt.Sprintf("%x %s", id, user), from, admit, func(ctx context.Context) (owner, error) {
 		return s.askOwner(ctx, from, user, key)
 	})
 	if err != nil {
-		return authn.Principal{}, err
+		return authn.Principal{}, time.Time{}, err
 	}
 	if !authn.ValidUser(found.User) {
-		return authn.Principal{}, fmt.Errorf("%w: unknown key or user", authn.ErrForbidden)
+		return authn.Principal{}, time.Time{}, fmt.Errorf("%w: unknown key or user", authn.ErrForbidden)
 	}
 	return authn.Principal{
 		Kind: authn.Key, User: found.User, Roles: found.Roles,
 		KeyID: id, Login: authn.NewKey(user, key),
-	}, nil
+	}, asked, nil
 }
 
 // askOwner asks who an API key belongs to.
@@ -167,11 +175,12 @@ func (s *Source) askOwner(ctx context.Context, from lane, user, key string) (own
 	}
 }
 
-// MayRead reports whether p, who signs in, may read an application. For a principal with
-// an API key it also asks whether that still is one, and goes by the roles that it has
-// now. If admit is not nil, a call takes its consent, and the error wraps authn.ErrNotAsked
-// without. Any other error says that nobody can tell.
-func (s *Source) MayRead(ctx context.Context, p authn.Principal, application string, admit func() bool) (bool, error) {
+// MayRead reports whether p, who signs in, may read an application, and when what that
+// goes by was asked. For a principal with an API key it also asks whether that still is
+// one, and goes by the roles that it has now. If admit is not nil, a call takes its
+// consent, and the error wraps authn.ErrNotAsked without. Any other error says that nobody
+// can tell.
+func (s *Source) MayRead(ctx context.Context, p authn.Principal, application string, admit func() bool) (ok bool, asked time.Time, err error) {
 	from := users
 	if p.Kind == authn.Anonymous {
 		from = strangers
@@ -179,40 +188,59 @@ func (s *Source) MayRead(ctx context.Context, p authn.Principal, application str
 	return s.mayRead(ctx, from, admit, p, application)
 }
 
-// StillMayRead is MayRead for open sockets. An error says that nobody can tell, and did
-// not for the whole of the stale time.
-func (s *Source) StillMayRead(ctx context.Context, p authn.Principal, application string) (bool, error) {
-	return s.mayRead(ctx, sockets, nil, p, application)
+// StillMayRead is MayRead for open sockets, which had access when it was asked for at known;
+// the zero time stands for never. That counts until it must be asked for again, and for
+// the stale time if there is no answer then, whatever else is in memory. An error says that
+// nobody can tell, and did not for all that time.
+func (s *Source) StillMayRead(ctx context.Context, p authn.Principal, application string, known time.Time) (ok bool, asked time.Time, err error) {
+	if s.now().Before(known.Add(time.Duration(earliest * float64(s.hold)))) {
+		return true, known, nil
+	}
+	ok, asked, err = s.mayRead(ctx, sockets, nil, p, application)
+	if err != nil && s.now().Before(known.Add(s.hold+s.stale)) {
+		return true, known, nil
+	}
+	return ok, asked, err
 }
 
-func (s *Source) mayRead(ctx context.Context, from lane, admit func() bool, p authn.Principal, application string) (bool, error) {
+func (s *Source) mayRead(ctx context.Context, from lane, admit func() bool, p authn.Principal, application string) (ok bool, asked time.Time, err error) {
 	if !possible(application) {
-		return false, nil
+		return false, s.now(), nil
 	}
+	asked = s.now()
 	roles := p.Roles
 	if p.Kind == authn.Key {
 		user, key := p.Login.APIKey()
-		now, err := s.verifyKey(ctx, from, admit, user, key)
+		now, at, err := s.verifyKey(ctx, from, admit, user, key)
 		switch {
 		case errors.Is(err, authn.ErrForbidden):
-			return false, nil
+			return false, at, nil
 		case err != nil:
-			return false, err
+			return false, at, err
 		case now.User != p.User:
-			return false, nil
+			return false, at, nil
 		}
-		roles = now.Roles
+		roles, asked = now.Roles, earlier(asked, at)
 	}
-	ok, err := s.reads.get(ctx, fmt.Sprintf("%q %q %q", application, p.User, roles), from, admit, func(ctx context.Context) (bool, error) {
+	ok, at, err := s.reads.get(ctx, fmt.Sprintf("%q %q %q", application, p.User, roles), from, admit, func(ctx context.Context) (bool, error) {
 		return s.askRead(ctx, from, p.User, roles, application)
 	})
+	asked = earlier(asked, at)
 	if err != nil || !ok || s.registry == nil {
-		return ok, err
+		return ok, asked, err
 	}
-	return s.exists.get(ctx, application, from, admit, func(ctx context.Context) (bool, error) {
+	ok, at, err = s.exists.get(ctx, application, from, admit, func(ctx context.Context) (bool, error) {
 		status, err := s.registry.call(ctx, from, http.MethodGet, "/api/registry/v1alpha1/apps/"+url.PathEscape(application), nil, new(json.RawMessage))
 		return status == http.StatusOK, err
 	})
+	return ok, earlier(asked, at), err
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // possible reports whether an application of that name can exist. Others are not asked

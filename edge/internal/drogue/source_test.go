@@ -25,7 +25,7 @@ func later(s *Source) (add func(time.Duration)) {
 		defer mu.Unlock()
 		return time.Now().Add(ahead)
 	}
-	s.keys.now, s.reads.now, s.exists.now = now, now, now
+	s.now, s.keys.now, s.reads.now, s.exists.now = now, now, now, now
 	return func(d time.Duration) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -96,7 +96,7 @@ func TestAccessIsAskedByteForByte(t *testing.T) {
 		{alice, "a\xffb", false},
 		{alice, strings.Repeat("a", 256), false},
 	} {
-		if ok, err := source.MayRead(t.Context(), c.p, c.application, nil); ok != c.want || err != nil {
+		if ok, _, err := source.MayRead(t.Context(), c.p, c.application, nil); ok != c.want || err != nil {
 			t.Errorf("%v reads %.20q: %v, %v", c.p, c.application, ok, err)
 		}
 	}
@@ -112,7 +112,7 @@ func TestAnApplicationThatTheRegistryDoesNotHaveCannotBeRead(t *testing.T) {
 	})
 	source, _, _ := s.source(func(c *config.Config) { c.Registry = c.UserAuth })
 	for application, want := range map[string]bool{"here": true, "g/one": false} {
-		if ok, err := source.MayRead(t.Context(), authn.Principal{}, application, nil); ok != want || err != nil {
+		if ok, _, err := source.MayRead(t.Context(), authn.Principal{}, application, nil); ok != want || err != nil {
 			t.Errorf("%s: %v, %v", application, ok, err)
 		}
 	}
@@ -127,7 +127,7 @@ func TestAThousandQuestionsAtOnceAreOneCallAndOneToken(t *testing.T) {
 		var all sync.WaitGroup
 		for range 1000 {
 			all.Go(func() {
-				if ok, err := source.MayRead(t.Context(), authn.Principal{Kind: authn.Token, User: "alice"}, "app", nil); !ok || err != nil {
+				if ok, _, err := source.MayRead(t.Context(), authn.Principal{Kind: authn.Token, User: "alice"}, "app", nil); !ok || err != nil {
 					t.Errorf("got %v, %v", ok, err)
 				}
 			})
@@ -164,7 +164,7 @@ func TestWithdrawnAccessAndRevokedKeysEndWithTheLifeOfTheAnswer(t *testing.T) {
 	bob := authn.Principal{Kind: authn.Token, User: "bob"}
 	may := func(p authn.Principal) bool {
 		t.Helper()
-		ok, err := source.MayRead(t.Context(), p, "app", nil)
+		ok, _, err := source.MayRead(t.Context(), p, "app", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -209,23 +209,23 @@ func TestAnswersOutliveAnOutageForTheStaleTimeAndNoLonger(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if ok, err := source.MayRead(t.Context(), alice, "app", nil); !ok || err != nil {
+			if ok, _, err := source.MayRead(t.Context(), alice, "app", nil); !ok || err != nil {
 				t.Fatalf("before: %v, %v", ok, err)
 			}
 			before := s.count("POST")
 			s.set(broken)
 			add(30*time.Second + 5*time.Minute - 10*time.Second)
-			if ok, err := source.MayRead(t.Context(), alice, "app", nil); !ok || err != nil {
+			if ok, _, err := source.MayRead(t.Context(), alice, "app", nil); !ok || err != nil {
 				t.Errorf("within the stale time: %v, %v", ok, err)
 			}
 			if s.count("POST") == before {
 				t.Error("the service was not asked, so nothing failed")
 			}
-			if _, err := source.MayRead(t.Context(), alice, "other", nil); err == nil {
+			if _, _, err := source.MayRead(t.Context(), alice, "other", nil); err == nil {
 				t.Error("an application that was not asked about before: no error")
 			}
 			add(11 * time.Second)
-			if ok, err := source.MayRead(t.Context(), alice, "app", nil); ok || err == nil || errors.Is(err, authn.ErrForbidden) {
+			if ok, _, err := source.MayRead(t.Context(), alice, "app", nil); ok || err == nil || errors.Is(err, authn.ErrForbidden) {
 				t.Errorf("after the stale time: %v, %v", ok, err)
 			}
 			if err := source.users.ready(); err != nil {
@@ -247,7 +247,7 @@ func TestAServiceThatHangsHoldsUpAFewQuestionsAndNotTheNext(t *testing.T) {
 	var held sync.WaitGroup
 	for n := range doubts {
 		held.Go(func() {
-			if _, err := source.MayRead(t.Context(), authn.Principal{}, fmt.Sprint("held-", n), nil); err == nil {
+			if _, _, err := source.MayRead(t.Context(), authn.Principal{}, fmt.Sprint("held-", n), nil); err == nil {
 				t.Error("a service that hangs has answered")
 			}
 		})
@@ -258,7 +258,7 @@ func TestAServiceThatHangsHoldsUpAFewQuestionsAndNotTheNext(t *testing.T) {
 	}
 	start = time.Now()
 	for n := range 100 {
-		if _, err := source.MayRead(t.Context(), authn.Principal{}, fmt.Sprint("app-", n), nil); !errors.Is(err, errRests) {
+		if _, _, err := source.MayRead(t.Context(), authn.Principal{}, fmt.Sprint("app-", n), nil); !errors.Is(err, errRests) {
 			t.Fatalf("got %v, want errRests", err)
 		}
 	}
@@ -267,7 +267,7 @@ func TestAServiceThatHangsHoldsUpAFewQuestionsAndNotTheNext(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := source.MayRead(ctx, authn.Principal{}, "app", nil); err == nil {
+	if _, _, err := source.MayRead(ctx, authn.Principal{}, "app", nil); err == nil {
 		t.Error("a question that nobody waits for any more has no error")
 	}
 }
@@ -280,7 +280,7 @@ func TestAServiceThatIsNotThereIsLeftAloneAfterOneQuestion(t *testing.T) {
 	down := httptest.NewServer(http.NotFoundHandler())
 	down.Close()
 	source.users.url = down.URL
-	if _, err := source.MayRead(t.Context(), authn.Principal{}, "app", nil); err == nil {
+	if _, _, err := source.MayRead(t.Context(), authn.Principal{}, "app", nil); err == nil {
 		t.Fatal("a service that is not there has answered")
 	}
 	for from := range lanes {
@@ -300,14 +300,14 @@ func TestAFloodOfStrangersHoldsUpNeitherWhoSignsInNorOpenSockets(t *testing.T) {
 	s.set(func(s *stub) { s.hang, s.hangOn = hang, `"made-up-` })
 	var flood sync.WaitGroup
 	for n := range 2000 {
-		flood.Go(func() { _, _ = source.MayRead(t.Context(), authn.Principal{}, fmt.Sprint("made-up-", n), nil) })
+		flood.Go(func() { _, _, _ = source.MayRead(t.Context(), authn.Principal{}, fmt.Sprint("made-up-", n), nil) })
 	}
 	const made = `POST /api/v1/user/authz {"application":"made-up-`
 	waitFor(t, "flood", func() bool { return s.count(made) >= concurrency[strangers] })
-	if ok, err := source.MayRead(t.Context(), authn.Principal{Kind: authn.Token, User: "alice"}, "app", nil); !ok || err != nil {
+	if ok, _, err := source.MayRead(t.Context(), authn.Principal{Kind: authn.Token, User: "alice"}, "app", nil); !ok || err != nil {
 		t.Errorf("a user who signs in: %v, %v", ok, err)
 	}
-	if ok, err := source.StillMayRead(t.Context(), authn.Principal{}, "open"); !ok || err != nil {
+	if ok, _, err := source.StillMayRead(t.Context(), authn.Principal{}, "open", time.Time{}); !ok || err != nil {
 		t.Errorf("an open socket: %v, %v", ok, err)
 	}
 	waitFor(t, "rest from strangers", func() bool { return source.users.rests(strangers) })
@@ -329,14 +329,14 @@ func TestAQueueSaysNothingAboutTheService(t *testing.T) {
 	var waiting sync.WaitGroup
 	for n := range doubts {
 		waiting.Go(func() {
-			if _, err := source.MayRead(t.Context(), authn.Principal{}, fmt.Sprint("app-", n), nil); !errors.Is(err, errBusy) {
+			if _, _, err := source.MayRead(t.Context(), authn.Principal{}, fmt.Sprint("app-", n), nil); !errors.Is(err, errBusy) {
 				t.Errorf("got %v, want errBusy", err)
 			}
 		})
 	}
 	waiting.Wait()
 	<-source.users.slots[strangers]
-	if ok, err := source.MayRead(t.Context(), authn.Principal{}, "app", nil); !ok || err != nil {
+	if ok, _, err := source.MayRead(t.Context(), authn.Principal{}, "app", nil); !ok || err != nil {
 		t.Errorf("once there is a slot: %v, %v", ok, err)
 	}
 }
@@ -347,27 +347,27 @@ func TestConsentIsAskedForACallAndNotForWhatIsKnownOrUnderWay(t *testing.T) {
 	source, _, _ := s.source(nil)
 	waitFor(t, "first answer", func() bool { return source.users.ready() == nil })
 	never := func() bool { return false }
-	if _, err := source.MayRead(t.Context(), authn.Principal{}, "app", never); !errors.Is(err, authn.ErrNotAsked) {
+	if _, _, err := source.MayRead(t.Context(), authn.Principal{}, "app", never); !errors.Is(err, authn.ErrNotAsked) {
 		t.Errorf("unknown, without consent: %v, want ErrNotAsked", err)
 	}
 	hang := make(chan struct{})
 	s.set(func(s *stub) { s.hang, s.hangOn = hang, `"app"` })
 	var asked sync.WaitGroup
 	asked.Go(func() {
-		if ok, err := source.MayRead(t.Context(), authn.Principal{}, "app", func() bool { return true }); !ok || err != nil {
+		if ok, _, err := source.MayRead(t.Context(), authn.Principal{}, "app", func() bool { return true }); !ok || err != nil {
 			t.Errorf("with consent: %v, %v", ok, err)
 		}
 	})
 	waitFor(t, "call", func() bool { return s.count(`POST /api/v1/user/authz {"application":"app"`) > 0 })
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := source.MayRead(ctx, authn.Principal{}, "app", never); !errors.Is(err, context.Canceled) {
+	if _, _, err := source.MayRead(ctx, authn.Principal{}, "app", never); !errors.Is(err, context.Canceled) {
 		t.Errorf("under way: %v, want to wait for it", err)
 	}
 	s.set(func(s *stub) { s.hang = nil })
 	close(hang)
 	asked.Wait()
-	if ok, err := source.MayRead(t.Context(), authn.Principal{}, "app", never); !ok || err != nil {
+	if ok, _, err := source.MayRead(t.Context(), authn.Principal{}, "app", never); !ok || err != nil {
 		t.Errorf("known: %v, %v", ok, err)
 	}
 }
@@ -381,7 +381,7 @@ func TestAQuestionThatBreaksTheConnectionStopsNoOther(t *testing.T) {
 	s.set(func(s *stub) { s.poison = `"poison"` })
 	for range doubts {
 		for _, name := range []string{"poison", "garbage"} {
-			if _, err := source.MayRead(t.Context(), authn.Principal{}, name, nil); err == nil || errors.Is(err, errRests) {
+			if _, _, err := source.MayRead(t.Context(), authn.Principal{}, name, nil); err == nil || errors.Is(err, errRests) {
 				t.Fatalf("%s: got %v", name, err)
 			}
 		}
@@ -389,7 +389,7 @@ func TestAQuestionThatBreaksTheConnectionStopsNoOther(t *testing.T) {
 	if s.count(`POST /api/v1/user/authz {"application":"poison"`) == 0 {
 		t.Fatal("no connection was broken")
 	}
-	if ok, err := source.MayRead(t.Context(), authn.Principal{}, "app", nil); !ok || err != nil {
+	if ok, _, err := source.MayRead(t.Context(), authn.Principal{}, "app", nil); !ok || err != nil {
 		t.Errorf("the next question: %v, %v", ok, err)
 	}
 }
@@ -400,14 +400,14 @@ func TestAQuestionThatMakesTheServiceFailStopsNoOther(t *testing.T) {
 	source, _, _ := s.source(nil)
 	waitFor(t, "first answer", func() bool { return source.users.ready() == nil })
 	s.set(func(s *stub) { s.fail = http.StatusInternalServerError })
-	if _, err := source.MayRead(t.Context(), authn.Principal{}, "poison", nil); err == nil {
+	if _, _, err := source.MayRead(t.Context(), authn.Principal{}, "poison", nil); err == nil {
 		t.Fatal("no failure")
 	}
 	if n := s.count(`POST /api/v1/user/authz {"application":"poison"`); n != attempts {
 		t.Errorf("%d attempts, want %d", n, attempts)
 	}
 	s.set(func(s *stub) { s.fail = 0 })
-	if ok, err := source.MayRead(t.Context(), authn.Principal{}, "app", nil); !ok || err != nil {
+	if ok, _, err := source.MayRead(t.Context(), authn.Principal{}, "app", nil); !ok || err != nil {
 		t.Errorf("the next question: %v, %v", ok, err)
 	}
 }
@@ -418,7 +418,7 @@ func TestATokenThatIsNotTakenAnyMoreIsReplaced(t *testing.T) {
 	source, _, _ := s.source(nil)
 	waitFor(t, "first answer", func() bool { return source.users.ready() == nil })
 	s.set(func(s *stub) { s.token = "of another issuer" })
-	if ok, err := source.MayRead(t.Context(), authn.Principal{}, "app", nil); !ok || err != nil {
+	if ok, _, err := source.MayRead(t.Context(), authn.Principal{}, "app", nil); !ok || err != nil {
 		t.Errorf("got %v, %v", ok, err)
 	}
 }
@@ -447,5 +447,77 @@ func TestChangedTicksManyTimesInTheLifeOfAnAnswer(t *testing.T) {
 		case <-time.After(20 * time.Second):
 			t.Fatal("no tick")
 		}
+	}
+}
+
+func TestOpenSocketsKeepTheirStaleTimeWhateverIsForgotten(t *testing.T) {
+	s := newStub(t)
+	s.read("app", `"alice"`, `[]`, "allow")
+	source, _, _ := s.source(nil)
+	waitFor(t, "first answer", func() bool { return source.users.ready() == nil })
+	add := later(source)
+	alice := authn.Principal{Kind: authn.Token, User: "alice"}
+	ok, known, err := source.MayRead(t.Context(), alice, "app", nil)
+	if !ok || err != nil {
+		t.Fatalf("before: %v, %v", ok, err)
+	}
+	still := func() (bool, error) {
+		t.Helper()
+		ok, asked, err := source.StillMayRead(t.Context(), alice, "app", known)
+		if ok && err == nil && !asked.Equal(known) {
+			t.Errorf("access that nobody confirmed is known %v later", asked.Sub(known))
+		}
+		return ok, err
+	}
+	source.reads.kept.InvalidateAll()
+	s.set(func(s *stub) { s.fail = http.StatusInternalServerError })
+	if ok, err := still(); !ok || err != nil {
+		t.Errorf("right after: %v, %v", ok, err)
+	}
+	const question = `POST /api/v1/user/authz {"application":"app"`
+	if n := s.count(question); n != 1 {
+		t.Errorf("%d calls for an answer that holds, want 1", n)
+	}
+	add(30*time.Second + 5*time.Minute - 10*time.Second)
+	if ok, err := still(); !ok || err != nil {
+		t.Errorf("within the stale time: %v, %v", ok, err)
+	}
+	if s.count(question) == 1 {
+		t.Fatal("the service was not asked, so nothing failed")
+	}
+	add(11 * time.Second)
+	if ok, err := still(); ok || err == nil {
+		t.Errorf("after the stale time: %v, %v", ok, err)
+	}
+}
+
+func TestDenialsPushOutNoOtherAnswers(t *testing.T) {
+	a := newAnswers(t.Context(), time.Hour, time.Hour, func(yes bool) bool { return !yes })
+	loads := 0
+	get := func(question string, yes bool) {
+		if _, _, err := a.get(t.Context(), question, strangers, nil, func(context.Context) (bool, error) {
+			loads++
+			return yes, nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const answers = 1000
+	for n := range answers {
+		get(fmt.Sprint("user-", n), true)
+	}
+	for n := range 3 * maxDenials {
+		get(fmt.Sprint("made-up-", n), false)
+	}
+	a.denials.CleanUp()
+	if n := a.denials.EstimatedSize(); n > maxDenials {
+		t.Errorf("%d denials are kept, want %d at most", n, maxDenials)
+	}
+	loads = 0
+	for n := range answers {
+		get(fmt.Sprint("user-", n), true)
+	}
+	if loads != 0 {
+		t.Errorf("%d of %d answers were asked for again", loads, answers)
 	}
 }

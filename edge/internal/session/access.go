@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -31,7 +32,8 @@ func newQuestion(p authn.Principal, application string) question {
 type access struct {
 	question
 	principal authn.Principal
-	sessions  int // guarded by the accesses
+	sessions  int       // guarded by the accesses
+	known     time.Time // when the last answer that said yes was asked for, zero if none; likewise
 }
 
 // accesses are the questions that open sessions raise, each once: a hundred thousand
@@ -41,17 +43,21 @@ type accesses struct {
 	open map[question]*access
 }
 
-// join counts s under the question that p raises, and no more under another one. A session
-// that has left stays out.
-func (a *accesses) join(s *Session, p authn.Principal) {
+// join counts s under the question that p raises, and no more under another one. p had
+// access when that was asked for at known. It returns the question, nil for a session that
+// has left, which stays out.
+func (a *accesses) join(s *Session, p authn.Principal, known time.Time) *access {
 	asked := newQuestion(p, s.Application)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if s.left || s.access != nil && s.access.question == asked {
-		return
+	if s.left {
+		return nil
+	}
+	to := a.open[asked]
+	if to != nil && to == s.access {
+		return to
 	}
 	a.drop(s)
-	to := a.open[asked]
 	if to == nil {
 		if a.open == nil {
 			a.open = make(map[question]*access)
@@ -59,8 +65,27 @@ func (a *accesses) join(s *Session, p authn.Principal) {
 		to = &access{question: asked, principal: p}
 		a.open[asked] = to
 	}
+	if to.known.Before(known) {
+		to.known = known
+	}
 	to.sessions++
 	s.access = to
+	return to
+}
+
+// learn notes that an answer said yes which was asked for at known.
+func (a *accesses) learn(one *access, known time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if one.known.Before(known) {
+		one.known = known
+	}
+}
+
+func (a *accesses) knownOf(one *access) time.Time {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return one.known
 }
 
 // leave counts s no more, for good.
@@ -120,6 +145,16 @@ func (r *Registry) watch(ctx context.Context) {
 	}
 }
 
+// ask asks about one question, and remembers an answer that says yes: so it counts for as
+// long as it may, however many others are asked about.
+func (r *Registry) ask(ctx context.Context, one *access) (ok bool, err error) {
+	ok, asked, err := r.authz.StillMayRead(ctx, one.principal, one.application, r.accesses.knownOf(one))
+	if ok && err == nil {
+		r.accesses.learn(one, asked)
+	}
+	return ok, err
+}
+
 // recheck closes the sessions that may not read their application any more, and those of
 // which nobody can tell for longer than the source of access allows.
 func (r *Registry) recheck(ctx context.Context) {
@@ -129,7 +164,7 @@ func (r *Registry) recheck(ctx context.Context) {
 	group.SetLimit(askers)
 	for i, one := range asked {
 		group.Go(func() error {
-			switch ok, err := r.authz.StillMayRead(ctx, one.principal, one.application); {
+			switch ok, err := r.ask(ctx, one); {
 			case err != nil:
 				ended[i] = &AccessUnknown
 			case !ok:

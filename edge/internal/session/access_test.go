@@ -23,14 +23,14 @@ type verdicts struct {
 	asked map[string]int
 }
 
-func (v *verdicts) StillMayRead(_ context.Context, p authn.Principal, application string) (bool, error) {
+func (v *verdicts) StillMayRead(_ context.Context, p authn.Principal, application string, _ time.Time) (bool, time.Time, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.asked == nil {
 		v.asked = make(map[string]int)
 	}
 	v.asked[fmt.Sprint(p, p.Roles, application)]++
-	return true, nil
+	return true, time.Now(), nil
 }
 
 func (v *verdicts) Changed() <-chan struct{} { return nil }
@@ -55,7 +55,7 @@ func newTestRegistry(n Authenticator, z Authorizer) *Registry {
 func (r *Registry) added(t testing.TB, application string, p authn.Principal) *Session {
 	t.Helper()
 	s := r.New(application, p)
-	if !r.Add(s, 1<<20) {
+	if !r.Add(s, 1<<20, time.Now()) {
 		t.Fatal("the session was not added")
 	}
 	return s
@@ -104,15 +104,15 @@ func TestAQuestionEndsWithItsLastSession(t *testing.T) {
 	one, two := r.added(t, "app", alice), r.added(t, "app", alice)
 	withRole := alice
 	withRole.Roles = []string{"ops"}
-	r.accesses.join(one, withRole)
-	r.accesses.join(one, withRole)
+	r.accesses.join(one, withRole, time.Time{})
+	r.accesses.join(one, withRole, time.Time{})
 	if n := r.accesses.len(); n != 2 {
 		t.Errorf("%d questions after the roles of one changed, want 2", n)
 	}
 	r.remove(two)
 	r.remove(two)
 	r.remove(one)
-	r.accesses.join(one, alice) // a token that was verified too late
+	r.accesses.join(one, alice, time.Time{}) // a token that was verified too late
 	if n := r.accesses.len(); n != 0 {
 		t.Errorf("%d questions after all have left", n)
 	}

@@ -37,7 +37,10 @@ type Authenticator interface {
 
 // Authorizer says who may still read what, and when to ask again.
 type Authorizer interface {
-	StillMayRead(ctx context.Context, p authn.Principal, application string) (bool, error)
+	// StillMayRead reports whether p may read an application, and when what that goes by
+	// was asked. p had access when that was asked at known, zero if it never was. An error
+	// says that nobody can tell for longer than that counts.
+	StillMayRead(ctx context.Context, p authn.Principal, application string, known time.Time) (ok bool, asked time.Time, err error)
 	Changed() <-chan struct{}
 }
 
@@ -69,7 +72,7 @@ func NewRegistry(engine *ws.Engine, n Authenticator, z Authorizer, ping config.P
 	return r
 }
 
-// New makes a session. Nothing happens on it before Add.
+// New makes a session of p, who may read the application. Nothing happens on it before Add.
 func (r *Registry) New(application string, p authn.Principal) *Session {
 	s := &Session{Application: application, registry: r}
 	s.principal.Store(&p)
@@ -78,8 +81,9 @@ func (r *Registry) New(application string, p authn.Principal) *Session {
 
 // Add takes s in, unless limit sessions are in already. s has its place in a feed and is
 // not adopted by the engine yet: from here on it is found when access is withdrawn and by
-// Drain, and it is removed when the engine reports its end, or by Abandon.
-func (r *Registry) Add(s *Session, limit int) bool {
+// Drain, and it is removed when the engine reports its end, or by Abandon. Its access was
+// asked for at known.
+func (r *Registry) Add(s *Session, limit int, known time.Time) bool {
 	now := r.engine.Now()
 	at := now + uint32(r.ping.Interval/time.Second)
 	if p := s.principal.Load(); !p.Expires.IsZero() {
@@ -88,7 +92,7 @@ func (r *Registry) Add(s *Session, limit int) bool {
 	if !r.wheel.add(s, at, limit) {
 		return false
 	}
-	r.accesses.join(s, *s.principal.Load())
+	r.accesses.join(s, *s.principal.Load(), known)
 	return true
 }
 
@@ -216,10 +220,12 @@ func (r *Registry) verifyOne(ctx context.Context, s *Session, token string) {
 		return
 	}
 	s.principal.Store(&fresh)
-	r.accesses.join(s, fresh) // before asking, so that recheck sees it if access changes now
 	r.wheel.hasten(s, 1)
-	if ok, err := r.authz.StillMayRead(ctx, fresh, s.Application); err == nil && !ok {
-		s.Close(AccessWithdrawn)
+	// It joins before asking, so that recheck sees it if access changes now.
+	if to := r.accesses.join(s, fresh, time.Time{}); to != nil {
+		if ok, err := r.ask(ctx, to); err == nil && !ok {
+			s.Close(AccessWithdrawn)
+		}
 	}
 }
 
