@@ -21,10 +21,10 @@ import (
 // KeyVerifier knows the API keys.
 type KeyVerifier interface {
 	// VerifyKey returns the principal of an API key. A key counts only with its own user
-	// and until it expires; otherwise the error wraps ErrForbidden. Without ask it answers
-	// from memory alone, and the error wraps ErrNotAsked if that does not tell. Any other
+	// and until it expires; otherwise the error wraps ErrForbidden. To ask somebody for
+	// that takes the consent of admit, and the error wraps ErrNotAsked without. Any other
 	// error means that nobody can tell. Any goroutine may call it.
-	VerifyKey(ctx context.Context, user, key string, ask bool) (Principal, error)
+	VerifyKey(ctx context.Context, user, key string, admit func() bool) (Principal, error)
 }
 
 // Authenticator finds out who a client is. Any goroutine may use it; Run runs beside.
@@ -32,7 +32,7 @@ type Authenticator struct {
 	issuers  map[string]*issuer // by name
 	tokens   *verifier
 	apiKeys  KeyVerifier
-	guard    guard
+	guard    *keyGuard
 	outcomes *prometheus.CounterVec
 }
 
@@ -64,7 +64,7 @@ func newAuthenticator(cfg config.OAuth, verify KeyVerifier, log *zap.Logger, reg
 	}
 	return &Authenticator{
 		issuers: issuers, tokens: newVerifier(issuers), apiKeys: verify,
-		guard: guard{now: time.Now}, outcomes: outcomes,
+		guard: newKeyGuard(time.Now), outcomes: outcomes,
 	}, nil
 }
 
@@ -170,16 +170,23 @@ func (a *Authenticator) verifyKey(ctx context.Context, user, key string, from ne
 	if !ValidUser(user) {
 		return Principal{}, fmt.Errorf("%w: no user name", ErrForbidden)
 	}
-	wait := a.guard.wait(from)
-	p, err := a.apiKeys.VerifyKey(ctx, user, key, wait == 0)
+	attempt := a.guard.attempt(from, user)
+	p, err := a.apiKeys.VerifyKey(ctx, user, key, attempt.book)
 	switch {
-	case wait > 0 && (errors.Is(err, ErrForbidden) || errors.Is(err, ErrNotAsked)):
-		return Principal{}, &TooMany{wait}
 	case errors.Is(err, ErrForbidden):
-		a.guard.failed(from)
-		return Principal{}, fmt.Errorf("verify API key: %w", err)
+		// What memory, or the call of another attempt, has told is a failure, too.
+		if attempt.booked || attempt.book() {
+			return Principal{}, fmt.Errorf("verify API key: %w", err)
+		}
+		return Principal{}, &TooMany{attempt.wait}
+	case errors.Is(err, ErrNotAsked):
+		return Principal{}, &TooMany{attempt.wait}
 	case err != nil:
+		if ctx.Err() == nil { // a client that does not wait has caused the call all the same
+			attempt.giveBack()
+		}
 		return Principal{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
+	attempt.giveBack()
 	return p, nil
 }

@@ -22,7 +22,7 @@ import (
 // oneKey knows the key "secret" of alice.
 type oneKey struct{ broken error }
 
-func (k oneKey) VerifyKey(_ context.Context, user, key string, _ bool) (Principal, error) {
+func (k oneKey) VerifyKey(_ context.Context, user, key string, _ func() bool) (Principal, error) {
 	if k.broken != nil {
 		return Principal{}, k.broken
 	}

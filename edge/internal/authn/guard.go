@@ -2,17 +2,20 @@ package authn
 
 import (
 	"net/netip"
-	"sync"
 	"time"
+
+	"canopy/edge/internal/guard"
 )
 
 const (
-	// failureBurst is how many sign-ins with API keys may fail from one address in a row,
-	// failureInterval how long it takes until it is one more.
-	failureBurst    = 20
-	failureInterval = time.Second
-	// guardAddresses bounds the addresses that are remembered, twice over.
-	guardAddresses = 1 << 15
+	// userBurst is how many sign-ins with API keys may fail from one address for one user in
+	// a row, userInterval how long it takes until it is one more.
+	userBurst    = 20
+	userInterval = time.Second
+	// addressBurst and addressInterval are the same for an address and all users. There is
+	// room for many keys at once that are right, and have yet to be asked about.
+	addressBurst    = 200
+	addressInterval = 100 * time.Millisecond
 )
 
 // TooMany says that too many sign-ins failed from an address.
@@ -24,53 +27,62 @@ type TooMany struct {
 // Error returns a fixed text.
 func (e *TooMany) Error() string { return "too many failed sign-ins from this address" }
 
-// guard counts the failed sign-ins of each address: guessing must stay slow, and cost
-// nobody else anything. Any goroutine may use it.
-//
-// It keeps one moment for each address (GCRA): when all its failures will be forgotten.
-type guard struct {
-	now func() time.Time
-
-	mu     sync.Mutex
-	recent map[netip.Addr]time.Time
-	older  map[netip.Addr]time.Time // what was recent before that was full
+// keyGuard holds back failed sign-ins: guessing must stay slow, and cost nobody else
+// anything. Who shares an address with somebody whose key is wrong is another user, and
+// signs in all the same. Any goroutine may use it.
+type keyGuard struct {
+	users     *guard.Guard[userAt]
+	addresses *guard.Guard[netip.Addr]
 }
 
-// wait returns how long an address must not fail again; 0 if it may.
-func (g *guard) wait(from netip.Addr) time.Duration {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	free := g.until(from).Add(-(failureBurst - 1) * failureInterval)
-	return max(0, free.Sub(g.now()))
+// userAt is a name that was given at an address.
+type userAt struct {
+	address netip.Addr
+	user    string
 }
 
-// failed notes a failure of an address that may fail.
-func (g *guard) failed(from netip.Addr) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	until, now := g.until(from), g.now()
-	if until.Before(now) {
-		until = now
+func newKeyGuard(now func() time.Time) *keyGuard {
+	return &keyGuard{
+		users:     guard.New[userAt](userBurst, userInterval, now),
+		addresses: guard.New[netip.Addr](addressBurst, addressInterval, now),
 	}
-	if _, known := g.recent[from]; !known && len(g.recent) >= guardAddresses || g.recent == nil {
-		// The half that is let go has failed least recently. Whoever has this many
-		// addresses is not held back by what each of them may do.
-		g.recent, g.older = make(map[netip.Addr]time.Time), g.recent
-	}
-	// At the bound it stays, however many fail at the same time.
-	g.recent[from] = minTime(until.Add(failureInterval), now.Add(failureBurst*failureInterval))
 }
 
-func (g *guard) until(from netip.Addr) time.Time {
-	if until, ok := g.recent[from]; ok {
-		return until
-	}
-	return g.older[from]
+// attempt is one sign-in, for one goroutine.
+func (g *keyGuard) attempt(from netip.Addr, user string) *attempt {
+	return &attempt{guard: g, at: userAt{from, user}}
 }
 
-func minTime(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return a
+// attempt is a sign-in with an API key.
+type attempt struct {
+	guard  *keyGuard
+	at     userAt
+	booked bool
+	wait   time.Duration // how long it has to wait if book was false
+}
+
+// book books a failure before it is one, however often it is called, and is false if there
+// were too many.
+func (a *attempt) book() bool {
+	if a.booked {
+		return true
 	}
-	return b
+	if a.wait = a.guard.users.Book(a.at); a.wait > 0 {
+		return false
+	}
+	if a.wait = a.guard.addresses.Book(a.at.address); a.wait > 0 {
+		a.guard.users.Return(a.at)
+		return false
+	}
+	a.booked = true
+	return true
+}
+
+// giveBack says that the attempt did not fail.
+func (a *attempt) giveBack() {
+	if a.booked {
+		a.booked = false
+		a.guard.users.Return(a.at)
+		a.guard.addresses.Return(a.at.address)
+	}
 }

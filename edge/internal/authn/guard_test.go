@@ -2,9 +2,11 @@ package authn
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"net/netip"
+	"strconv"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,18 +16,18 @@ import (
 	"go.uber.org/zap"
 )
 
-// remote knows alice's key from memory, bob's only by asking.
+// remote knows one of alice's keys from memory, the other one and bob's only by asking.
 type remote struct{ asked int }
 
-func (r *remote) VerifyKey(_ context.Context, user, key string, ask bool) (Principal, error) {
+func (r *remote) VerifyKey(_ context.Context, user, key string, admit func() bool) (Principal, error) {
 	switch {
 	case user == "alice" && key == "secret":
 		return Principal{Kind: Key, User: user}, nil
-	case !ask:
+	case !admit():
 		return Principal{}, ErrNotAsked
 	}
 	r.asked++
-	if user == "bob" && key == "secret" {
+	if user == "bob" && key == "secret" || user == "alice" && key == "new" {
 		return Principal{Kind: Key, User: user}, nil
 	}
 	return Principal{}, ErrForbidden
@@ -38,7 +40,7 @@ func TestWrongKeysOfOneAddressAreHeldBackAndNobodyElse(t *testing.T) {
 		t.Fatal(err)
 	}
 	now := time.Now()
-	a.guard.now = func() time.Time { return now }
+	a.guard = newKeyGuard(func() time.Time { return now })
 	bad, good := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
 	try := func(from netip.Addr, user, key string) error {
 		_, err := a.Authenticate(t.Context(), NewKey(user, key), from)
@@ -47,27 +49,27 @@ func TestWrongKeysOfOneAddressAreHeldBackAndNobodyElse(t *testing.T) {
 	var tooMany *TooMany
 	for n := range 20_000 {
 		err := try(bad, "alice", "wrong")
-		if n < failureBurst && !errors.Is(err, ErrForbidden) || n >= failureBurst && !errors.As(err, &tooMany) {
+		if n < userBurst && !errors.Is(err, ErrForbidden) || n >= userBurst && !errors.As(err, &tooMany) {
 			t.Fatalf("failure %d: got %v", n, err)
 		}
 	}
-	if tooMany.RetryAfter != failureInterval {
-		t.Errorf("retry after %v, want %v", tooMany.RetryAfter, failureInterval)
+	if tooMany.RetryAfter != userInterval {
+		t.Errorf("retry after %v, want %v", tooMany.RetryAfter, userInterval)
 	}
-	if source.asked != failureBurst {
-		t.Errorf("%d of 20,000 wrong keys were asked about, want %d", source.asked, failureBurst)
+	if source.asked != userBurst {
+		t.Errorf("%d of 20,000 wrong keys were asked about, want %d", source.asked, userBurst)
 	}
 	if err := try(bad, "alice", "secret"); err != nil {
 		t.Errorf("a known key from the same address: %v", err)
 	}
-	if err := try(bad, "bob", "secret"); !errors.As(err, &tooMany) {
+	if err := try(bad, "alice", "new"); !errors.As(err, &tooMany) {
 		t.Errorf("a key that has to be asked about from the same address: %v", err)
 	}
-	if err := try(good, "bob", "secret"); err != nil {
+	if err := try(good, "alice", "new"); err != nil {
 		t.Errorf("a key from another address: %v", err)
 	}
-	now = now.Add(failureInterval)
-	if err := try(bad, "bob", "secret"); err != nil {
+	now = now.Add(userInterval)
+	if err := try(bad, "alice", "new"); err != nil {
 		t.Errorf("a key after the wait: %v", err)
 	}
 	if err := try(bad, "alice", "wrong"); !errors.Is(err, ErrForbidden) {
@@ -78,21 +80,102 @@ func TestWrongKeysOfOneAddressAreHeldBackAndNobodyElse(t *testing.T) {
 	}
 }
 
-func TestGuardRemembersABoundedNumberOfAddresses(t *testing.T) {
-	g := guard{now: time.Now}
-	first := netip.AddrFrom4([4]byte{192, 0, 2, 1})
-	for range failureBurst {
-		g.failed(first)
+// slow knows no key, and says so when it is let.
+type slow struct {
+	asked atomic.Int64
+	pass  chan struct{}
+	fails error
+}
+
+func (s *slow) VerifyKey(ctx context.Context, user, _ string, admit func() bool) (Principal, error) {
+	if !admit() {
+		return Principal{}, ErrNotAsked
 	}
-	var b [4]byte
-	for n := range uint32(5 * guardAddresses) {
-		binary.BigEndian.PutUint32(b[:], n)
-		g.failed(netip.AddrFrom4(b))
-		if n == guardAddresses && g.wait(first) == 0 {
-			t.Error("an address was forgotten before the bound")
-		}
+	s.asked.Add(1)
+	select {
+	case <-s.pass:
+	case <-ctx.Done():
+		return Principal{}, ctx.Err()
 	}
-	if n := len(g.recent) + len(g.older); n > 2*guardAddresses {
-		t.Errorf("%d addresses are remembered, want %d at most", n, 2*guardAddresses)
+	return Principal{Kind: Key, User: user}, s.fails
+}
+
+func TestWrongKeysThatAreAskedAboutAtATimeAreHeldBack(t *testing.T) {
+	for name, c := range map[string]struct {
+		user  func(n int) string
+		fails error
+		burst int
+		after int // how many more are asked about after a second, at most
+	}{
+		"one user":       {func(int) string { return "alice" }, ErrForbidden, userBurst, 1},
+		"many users":     {strconv.Itoa, ErrForbidden, addressBurst, int(time.Second / addressInterval)},
+		"right keys":     {func(int) string { return "alice" }, nil, userBurst, userBurst},
+		"nobody answers": {func(int) string { return "alice" }, errors.New("away"), userBurst, userBurst},
+	} {
+		t.Run(name, func(t *testing.T) {
+			source := &slow{fails: c.fails}
+			a, err := New(config.OAuth{}, source, zap.NewNop(), prometheus.NewRegistry())
+			if err != nil {
+				t.Fatal(err)
+			}
+			now := time.Now()
+			a.guard = newKeyGuard(func() time.Time { return now })
+			from := netip.MustParseAddr("192.0.2.1")
+			want := c.burst
+			for range 3 {
+				source.pass = make(chan struct{})
+				var all sync.WaitGroup
+				var held atomic.Int64
+				const keys = 2000
+				for n := range keys {
+					all.Go(func() {
+						if _, err := a.Authenticate(t.Context(), NewKey(c.user(n), "key"), from); errors.As(err, new(*TooMany)) {
+							if held.Add(1) == int64(keys-want) {
+								close(source.pass) // nobody was answered while others asked
+							}
+						}
+					})
+				}
+				all.Wait()
+				if got := source.asked.Swap(0); got != int64(want) {
+					t.Fatalf("%d keys were asked about, want %d", got, want)
+				}
+				now, want = now.Add(time.Second), c.after
+			}
+		})
+	}
+}
+
+func TestWhoLeavesBeforeAWrongKeyIsAnsweredHasTriedAllTheSame(t *testing.T) {
+	source := &slow{}
+	a, err := New(config.OAuth{}, source, zap.NewNop(), prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 10 * userBurst {
+		_, _ = a.Authenticate(ctx, NewKey("alice", "wrong"), netip.MustParseAddr("192.0.2.1"))
+	}
+	if n := source.asked.Load(); n < userBurst || n > userBurst+5 {
+		t.Errorf("%d keys were asked about, want %d", n, userBurst)
+	}
+}
+
+func TestWrongKeysOfOneUserHoldBackNoOtherOfTheSameAddress(t *testing.T) {
+	source := &remote{}
+	a, err := New(config.OAuth{}, source, zap.NewNop(), prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	from := netip.MustParseAddr("192.0.2.1")
+	for range 10 * userBurst {
+		_, _ = a.Authenticate(t.Context(), NewKey("mallory", "wrong"), from)
+	}
+	if _, err := a.Authenticate(t.Context(), NewKey("mallory", "wrong"), from); !errors.As(err, new(*TooMany)) {
+		t.Errorf("the one: %v, want TooMany", err)
+	}
+	if _, err := a.Authenticate(t.Context(), NewKey("bob", "secret"), from); err != nil {
+		t.Errorf("the other: %v", err)
 	}
 }

@@ -145,7 +145,7 @@ func (s *snapshot) mayRead(p authn.Principal, application string, now time.Time)
 // authn.ErrForbidden: the key is unknown, another user's, or has expired. It is found by
 // its hash, so that the time that takes tells nothing about the keys there are. It never
 // has to ask anybody.
-func (f *File) VerifyKey(_ context.Context, user, key string, _ bool) (authn.Principal, error) {
+func (f *File) VerifyKey(_ context.Context, user, key string, _ func() bool) (authn.Principal, error) {
 	id := sha256.Sum256([]byte(key))
 	stored, ok := f.current.Load().keys[id]
 	// Hashes have one length, which ConstantTimeCompare needs to be of constant time.

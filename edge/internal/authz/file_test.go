@@ -91,7 +91,7 @@ func may(t testing.TB, f *File, p authn.Principal, application string) bool {
 // signIn returns the principal of a key that counts.
 func signIn(t testing.TB, f *File, user, key string) authn.Principal {
 	t.Helper()
-	p, err := f.VerifyKey(t.Context(), user, key, true)
+	p, err := f.VerifyKey(t.Context(), user, key, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,14 +161,14 @@ func TestKeyCountsOnlyWithItsOwnUserAndUntilItExpires(t *testing.T) {
 		{"alice", "bob's key"}, {"bob", "alice's key"}, {"alice", ""}, {"", ""}, {"", "alice's key"},
 		{"", "nobody's key"}, {"Alice", "alice's key"}, {"alice", hashed("alice's key")},
 	} {
-		if p, err := f.VerifyKey(t.Context(), c[0], c[1], true); !errors.Is(err, authn.ErrForbidden) || p.Kind != authn.Anonymous {
+		if p, err := f.VerifyKey(t.Context(), c[0], c[1], nil); !errors.Is(err, authn.ErrForbidden) || p.Kind != authn.Anonymous {
 			t.Errorf("%q: got %v, %v", c, p, err)
 		} else if c[1] != "" && strings.Contains(err.Error(), c[1]) {
 			t.Errorf("error repeats the key: %v", err)
 		}
 	}
 	*now = before.Add(time.Second)
-	if _, err := f.VerifyKey(t.Context(), "bob", "bob's key", true); !errors.Is(err, authn.ErrForbidden) {
+	if _, err := f.VerifyKey(t.Context(), "bob", "bob's key", nil); !errors.Is(err, authn.ErrForbidden) {
 		t.Errorf("expired key: %v", err)
 	}
 	if may(t, f, bob, "open") {

@@ -101,7 +101,7 @@ func TestNoSecretIsInLogsMetricsOrErrors(t *testing.T) {
 	waitFor(t, "first answer", func() bool { return source.users.ready() == nil })
 	var errs []error
 	try := func() {
-		_, err := source.VerifyKey(t.Context(), "alice", aliceKey, true)
+		_, err := source.VerifyKey(t.Context(), "alice", aliceKey, nil)
 		errs = append(errs, err)
 		_, _, err = source.MayRead(t.Context(), authn.Principal{Kind: authn.Key, User: "alice", Login: authn.NewKey("alice", aliceKey)}, "app", nil)
 		errs = append(errs, err)

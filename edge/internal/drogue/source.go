@@ -118,10 +118,10 @@ func (s *Source) Checks() map[string]func() error {
 
 // VerifyKey returns the principal of an API key. The error wraps authn.ErrForbidden if the
 // key is malformed or not known to Drogue, and authn.ErrNotAsked if that would take a call
-// and ask forbids it. The principal's name is the one that Drogue gives, which need not be
+// and admit, unless it is nil, does not consent. The principal's name is the one that Drogue gives, which need not be
 // the one that was used to sign in.
-func (s *Source) VerifyKey(ctx context.Context, user, key string, ask bool) (authn.Principal, error) {
-	p, _, err := s.verifyKey(ctx, strangers, func() bool { return ask }, user, key)
+func (s *Source) VerifyKey(ctx context.Context, user, key string, admit func() bool) (authn.Principal, error) {
+	p, _, err := s.verifyKey(ctx, strangers, admit, user, key)
 	return p, err
 }
 

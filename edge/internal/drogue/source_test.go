@@ -44,7 +44,7 @@ func TestKeysThatCannotBeDroguesAreRefusedWithoutACall(t *testing.T) {
 		"drg_012345x01234567890123456789012345678920BetF",
 		"drg_012345_01234567890123456789012345678920bETf",
 	} {
-		if _, err := source.VerifyKey(t.Context(), "alice", key, true); !errors.Is(err, authn.ErrForbidden) {
+		if _, err := source.VerifyKey(t.Context(), "alice", key, nil); !errors.Is(err, authn.ErrForbidden) {
 			t.Errorf("%q: got %v, want ErrForbidden", key, err)
 		}
 	}
@@ -64,12 +64,12 @@ func TestAKeySignsInAsTheUserThatDrogueNamesWithItsRoles(t *testing.T) {
 	s.key("dave", aliceKey, `{"Known":{"user_id":"1/dave","roles":[]}}`)
 	s.key("erin", aliceKey, `{"Known":{"user_id":"","roles":[]}}`)
 	source, _, _ := s.source(nil)
-	p, err := source.VerifyKey(t.Context(), "alice", aliceKey, true)
+	p, err := source.VerifyKey(t.Context(), "alice", aliceKey, nil)
 	if err != nil || p.Kind != authn.Key || p.User != "4b6e-1" || !reflect.DeepEqual(p.Roles, []string{"admin", "ops"}) {
 		t.Errorf("got %v %q, %v", p, p.Roles, err)
 	}
 	for _, user := range []string{"bob<&>", "carol", "dave", "erin"} {
-		if p, err := source.VerifyKey(t.Context(), user, aliceKey, true); !errors.Is(err, authn.ErrForbidden) {
+		if p, err := source.VerifyKey(t.Context(), user, aliceKey, nil); !errors.Is(err, authn.ErrForbidden) {
 			t.Errorf("%s: got %v, %v, want ErrForbidden", user, p, err)
 		}
 	}
@@ -157,7 +157,7 @@ func TestWithdrawnAccessAndRevokedKeysEndWithTheLifeOfTheAnswer(t *testing.T) {
 	s.read("app", `"bob"`, `[]`, "allow")
 	source, _, _ := s.source(nil)
 	add := later(source)
-	alice, err := source.VerifyKey(t.Context(), "alice", aliceKey, true)
+	alice, err := source.VerifyKey(t.Context(), "alice", aliceKey, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,7 +205,7 @@ func TestAnswersOutliveAnOutageForTheStaleTimeAndNoLonger(t *testing.T) {
 			source, _, _ := s.source(nil)
 			waitFor(t, "first answer", func() bool { return source.users.ready() == nil })
 			add := later(source)
-			alice, err := source.VerifyKey(t.Context(), "alice", aliceKey, true)
+			alice, err := source.VerifyKey(t.Context(), "alice", aliceKey, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -427,13 +427,13 @@ func TestWithoutAskingOnlyWhatIsKnownCounts(t *testing.T) {
 	s := newStub(t)
 	s.key("alice", aliceKey, `{"Known":{"user_id":"alice","roles":[]}}`)
 	source, _, _ := s.source(nil)
-	if _, err := source.VerifyKey(t.Context(), "alice", aliceKey, false); !errors.Is(err, authn.ErrNotAsked) {
+	if _, err := source.VerifyKey(t.Context(), "alice", aliceKey, func() bool { return false }); !errors.Is(err, authn.ErrNotAsked) {
 		t.Errorf("unknown: got %v, want ErrNotAsked", err)
 	}
-	if _, err := source.VerifyKey(t.Context(), "alice", aliceKey, true); err != nil {
+	if _, err := source.VerifyKey(t.Context(), "alice", aliceKey, nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := source.VerifyKey(t.Context(), "alice", aliceKey, false); err != nil {
+	if _, err := source.VerifyKey(t.Context(), "alice", aliceKey, func() bool { return false }); err != nil {
 		t.Errorf("known: %v", err)
 	}
 }
