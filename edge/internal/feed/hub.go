@@ -148,6 +148,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	group.Go(func() error { h.tidy(ctx); return nil })
 	group.Go(func() error { h.guard(ctx); return nil })
 	group.Go(func() error { h.witness(ctx); return nil })
+	group.Go(func() error { h.watch(ctx); return nil })
 	group.Go(func() error { <-ctx.Done(); h.sweep.stop(); return nil })
 	return group.Wait()
 }

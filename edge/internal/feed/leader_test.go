@@ -115,11 +115,15 @@ func TestALeaderThatWasCutOffIsNotBelieved(t *testing.T) {
 	}
 	publish(t, js, 26, 27)
 	cluster.Rejoin(cut)
+	joined := time.Now()
 
 	expect(t, before[0], 21, 27, 1)
 	expect(t, resumed[0], 21, 27, 1)
 	expect(t, resumed[1], 26, 27, 1)
 	expect(t, before[1], 21, 27, 1)
+	if late := time.Since(joined); late > 15*time.Second { // the routes alone need seconds
+		t.Errorf("the last event came %v after the nodes were together again", late)
+	}
 	if n := gapsOf(t, apart) + gapsOf(t, alone); n != 0 {
 		t.Errorf("%v gaps were told although nothing is missing", n)
 	}

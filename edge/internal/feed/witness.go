@@ -23,6 +23,9 @@ const (
 	firstLook  = 500 * time.Millisecond
 	secondLook = 2500 * time.Millisecond
 
+	// lookRetry is when a look that failed comes again.
+	lookRetry = time.Second
+
 	lookStep   = 200 * time.Millisecond
 	looksAStep = 512 // so many feeds at most are looked at in a lookStep
 	looksAhead = 32  // at once
@@ -85,10 +88,13 @@ func (f *Feed) lookSoon() {
 // for a moment, something was lost.
 func (f *Feed) look(ctx context.Context) {
 	before := f.newest()
-	f.hub.stats.looks.Inc()
 	last, err := f.last(ctx)
+	f.hub.stats.looks.Inc() // now, so that who has seen it rise knows that the look is over
 	if err != nil {
 		f.hub.zap.Debug("leader does not answer", zap.String("application", f.application), zap.Error(err))
+		f.mu.Lock()
+		f.looks, f.nextLook = 0, f.hub.now().Add(lookRetry/2+rand.N(lookRetry))
+		f.mu.Unlock()
 		return
 	}
 	if last.Log != before.Log {
