@@ -17,6 +17,7 @@ const proveEvery = time.Second
 type proof struct {
 	after event.Cursor // behind it nothing is proven yet; zero before the first read
 	at    time.Time    // of the latest proof
+	end   uint64       // the sequence behind which the repair's hold has ended, 0 before
 }
 
 // begin notes a read from that place on.

@@ -39,8 +39,9 @@ func (f *Feed) repair(ctx context.Context) {
 	w.repairing.Add(1)
 	defer w.leave()
 	wait := repairBackoff
+	var proof proof // outlives failures: what was read before them has to be proven, too
 	for ctx.Err() == nil {
-		err := f.readOn(ctx)
+		err := f.readOn(ctx, &proof)
 		if err == nil {
 			return
 		}
@@ -56,13 +57,19 @@ func (f *Feed) repair(ctx context.Context) {
 }
 
 // readOn reads what is missing until the hold ends.
-func (f *Feed) readOn(ctx context.Context) error {
+func (f *Feed) readOn(ctx context.Context, proof *proof) error {
 	dense, unsettled := false, int64(0)
-	var proof proof
 	for {
+		if proof.end > 0 { // only the proof is left; the feed may repair something else by now
+			return f.prove(ctx, proof, proof.end, true)
+		}
 		from, target, ask, done := f.missing()
+		if done && from.Sequence == 0 { // it was closed
+			return nil
+		}
 		if done {
-			return f.prove(ctx, &proof, from.Sequence, true)
+			proof.end = from.Sequence
+			continue
 		}
 		if ask {
 			if err := f.askLeader(ctx); err != nil {
@@ -81,7 +88,7 @@ func (f *Feed) readOn(ctx context.Context) error {
 			return err
 		}
 		proof.begin(from)
-		if err := f.prove(ctx, &proof, list[0].sequence, false); err != nil {
+		if err := f.prove(ctx, proof, list[0].sequence, false); err != nil {
 			return err
 		}
 		dense = list[0].sequence-from.Sequence < denseSpan
