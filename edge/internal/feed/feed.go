@@ -343,6 +343,20 @@ func (f *Feed) resume(log event.Log) {
 		f.ask = true
 		f.applyGap(event.Gap{Reason: event.GapLog, After: old, Before: event.Cursor{Log: log, Sequence: 1}}, event.Cursor{Log: log})
 	}
+	f.readOnHeld()
+}
+
+// goOn ends a hold in the log that the feed is in.
+func (f *Feed) goOn() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.closed && f.isOpen() {
+		f.readOnHeld()
+	}
+}
+
+// readOnHeld begins to read what is missing, if nobody does. mu is held.
+func (f *Feed) readOnHeld() {
 	if f.chain.held && !f.repairing {
 		f.startRepair()
 	}

@@ -102,7 +102,7 @@ func (h *Hub) Dropped(sub *nats.Subscription) {
 		if mine {
 			h.stats.dropped.Inc()
 			f.hold()
-			f.resume(f.log())
+			f.goOn()
 			return
 		}
 	}
