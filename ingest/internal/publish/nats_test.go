@@ -120,7 +120,7 @@ func (s *source) message(shard, i, size int) *Message {
 // checkStream fails unless the stream holds, of each name, n messages in order.
 func checkStream(t *testing.T, js jetstream.JetStream, shard int, n int, names ...string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	s, err := js.Stream(ctx, subject.Stream(shard))
 	if err != nil {
@@ -184,7 +184,7 @@ func TestSingleMessageIsAcknowledgedAtOnce(t *testing.T) {
 func TestOrderIsKeptWhenTheStreamRefusesInTheMiddleOfABatch(t *testing.T) {
 	srv := natstest.Start(t)
 	s := newSite(t, srv.URL(), 1, zap.NewNop())
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	stream, err := s.js.Stream(ctx, subject.Stream(0))
 	if err != nil {
