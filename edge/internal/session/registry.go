@@ -120,6 +120,7 @@ func (r *Registry) turn(ctx context.Context) {
 	ticker := time.NewTicker(wheelStep)
 	defer ticker.Stop()
 	turned := r.engine.Now()
+	clock := clockWatch{started: time.Now()}
 	for {
 		select {
 		case <-ctx.Done():
@@ -127,11 +128,21 @@ func (r *Registry) turn(ctx context.Context) {
 		case answer := <-r.list:
 			answer <- r.wheel.all()
 		case <-ticker.C:
+			if clock.set(time.Now(), time.Since(clock.started)) {
+				r.reconsider()
+			}
 			for now := r.engine.Now(); turned < now; {
 				turned++
 				r.second(turned)
 			}
 		}
+	}
+}
+
+// reconsider has every session looked at in the next second. Only turn calls it.
+func (r *Registry) reconsider() {
+	for _, s := range r.wheel.all() {
+		r.wheel.hasten(s, 1)
 	}
 }
 
