@@ -77,7 +77,7 @@ func TestAClientThatHadNoEventMissesNoneWhileItsEdgeIsAway(t *testing.T) {
 	r := w.read(w.config())
 	r.open()
 	w.Stop()
-	next(t, "the socket ends", r.waits)
+	_ = next(t, "the socket ends", r.waits)
 	w.Publish("open-app", "", 1)
 	w.Up()
 	w.Publish("open-app", "", 2)
@@ -309,7 +309,7 @@ func TestAMemberThatLeavesAfterAnEventHasAcknowledgedIt(t *testing.T) {
 	first := w.read(cfg) // makes the group
 	first.open()
 	first.cancel()
-	next(t, "the first member has left", first.ended)
+	_ = next(t, "the first member has left", first.ended)
 	for n := range 20 {
 		w.Publish("open-app", "", n)
 		for e, err := range Events(context.Background(), cfg) {

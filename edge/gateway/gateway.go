@@ -134,7 +134,9 @@ func (e *edge) open(ctx context.Context) error {
 	if err := e.engine.Start(); err != nil {
 		return err
 	}
-	e.hub = feed.New(feed.Config{Buffers: e.cfg.Edge.Buffers, Held: e.engine.Held}, e.feeds, e.requests, e.log, reg)
+	e.hub = feed.New(feed.Config{
+		Buffers: e.cfg.Edge.Buffers, Held: e.engine.Held, Resharded: e.breaks,
+	}, e.feeds, e.requests, e.log, reg)
 	e.repairs.Store(e.hub)
 	if err := e.openGroups(reg); err != nil {
 		return err
@@ -225,9 +227,14 @@ func (e *edge) openNATS() (err error) {
 
 // lost notes that the NATS client has given a connection up for good, which ends the edge.
 func (e *edge) lost(nc *nats.Conn) {
+	e.breaks(fmt.Errorf("connection to NATS is closed: %w", errors.Join(nc.LastError(), nats.ErrConnectionClosed)))
+}
+
+// breaks has the edge drain and end because of err.
+func (e *edge) breaks(err error) {
 	select {
-	case e.broken <- fmt.Errorf("connection to NATS is closed: %w", errors.Join(nc.LastError(), nats.ErrConnectionClosed)):
-	default: // known already, or closed by the edge itself
+	case e.broken <- err:
+	default: // it ends already
 	}
 }
 

@@ -31,7 +31,7 @@ func TestAPanicOfARequestIsLoggedAsAnError(t *testing.T) {
 		t.Fatalf("got %s, want no answer: the handler did not panic", answer.Status)
 	}
 	_ = server.Close()
-	<-ended
+	_ = <-ended // says that the server is closed
 	// net/http logs before it closes the connection, and so before the client knew.
 	for _, line := range logs.All() {
 		if line.Level == zapcore.ErrorLevel && strings.Contains(line.Message, "a mistake of ours") {

@@ -67,6 +67,9 @@ type Config struct {
 	// Backstop is how often the leader is asked, for each feed, whether anything is
 	// missing; 0 means every minute.
 	Backstop time.Duration
+	// Resharded, which may be nil, is called once if the number of streams changes. Sockets
+	// starve from then on: they must be closed, and the edge must start anew. It must not block.
+	Resharded func(error)
 }
 
 // Hub holds the feeds of one edge. Its methods may be called from any goroutine.
@@ -97,8 +100,9 @@ type Hub struct {
 	replaySlot  chan struct{}   // of all
 	windows     []*windows      // by shard
 
-	failed error                 // why the streams are not known
-	moved  map[int]chan struct{} // shards that are being looked at again
+	failed    error                 // why the streams are not known
+	resharded bool                  // failed is for ever: the streams are another number
+	moved     map[int]chan struct{} // shards that are being looked at again
 
 	suspected map[int]time.Time // when a shard's stream was suspected last
 }
@@ -149,6 +153,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	group.Go(func() error { h.guard(ctx); return nil })
 	group.Go(func() error { h.witness(ctx); return nil })
 	group.Go(func() error { h.watch(ctx); return nil })
+	group.Go(func() error { h.watchShards(ctx); return nil })
 	group.Go(func() error { <-ctx.Done(); h.sweep.stop(); return nil })
 	return group.Wait()
 }

@@ -198,12 +198,9 @@ func (h *Hub) readAgain(ctx context.Context, shard int, again chan struct{}) {
 		}
 		delete(h.moved, shard)
 		h.logs[shard] = state.log
-		if state.shards != len(h.logs) {
-			h.failed = fmt.Errorf("the streams are %d now, not %d: start this edge anew", state.shards, len(h.logs))
-			h.zap.Error("applications have moved to other streams", zap.Error(h.failed))
-		}
 		feeds := h.ofShard(shard)
 		h.mu.Unlock()
+		h.checkShards(state.shards)
 		for _, f := range feeds {
 			f.resume(state.log)
 		}
