@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"errors"
 	"net"
 	"net/http"
 	"strings"
@@ -31,7 +32,9 @@ func TestAPanicOfARequestIsLoggedAsAnError(t *testing.T) {
 		t.Fatalf("got %s, want no answer: the handler did not panic", answer.Status)
 	}
 	_ = server.Close()
-	_ = <-ended // says that the server is closed
+	if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+		t.Errorf("the server ended with %v", err)
+	}
 	// net/http logs before it closes the connection, and so before the client knew.
 	for _, line := range logs.All() {
 		if line.Level == zapcore.ErrorLevel && strings.Contains(line.Message, "a mistake of ours") {
