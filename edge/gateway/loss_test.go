@@ -2,8 +2,6 @@ package gateway
 
 import (
 	"context"
-	"io"
-	"net/http"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -116,27 +114,6 @@ func TestAStreamThatIsMadeAnewGivesAGapEventAndGoesOnFromItsFirstEvent(t *testin
 		t.Fatalf("got %+v, want a gap after %s", in, old)
 	}
 	expectRun(t, sockets, 6, 12)
-}
-
-func TestAnEdgeIsNotReadyWhenTheNumberOfStreamsHasChanged(t *testing.T) {
-	s := startEdge(t, nil)
-	natstest.Streams(t, s.nats.Connect(), shards+1)
-	s.nats.Down()
-	s.nats.Up()
-	for deadline := time.Now().Add(patience); ; {
-		answer, err := http.Get("http://" + s.admin + "/readiness")
-		if err != nil {
-			t.Fatal(err)
-		}
-		body, err := io.ReadAll(answer.Body)
-		_ = answer.Body.Close()
-		if answer.StatusCode == http.StatusServiceUnavailable && strings.Contains(string(body), "start this edge anew") {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s %s %v; want 503 and what to do", answer.Status, body, err)
-		}
-	}
 }
 
 // soon is how late a lost last event may be.

@@ -40,6 +40,7 @@ type sight struct {
 	floor   uint64        // stream sequence up to which everything was acknowledged
 	behind  bool          // events waited in the stream
 	missing uint64        // the oldest event of the application when a gap was told last
+	newest  uint64        // event that this edge was sent for the first time
 	risk    uint64        // an event behind which the log was forgetting, 0 if none
 	risked  time.Duration // when that was noticed last
 	failing time.Duration // since when it does not answer, 0 if it does
@@ -47,11 +48,12 @@ type sight struct {
 	failover time.Duration // when it is made again, if it goes on failing
 }
 
-// endanger has the consumer looked at soon, since the log was forgetting what stands behind
-// sequence. A group that stays behind is told of it from time to time.
-func (s *sight) endanger(sequence uint64, now time.Duration) {
+// endanger has the consumer looked at soon, since the log was forgetting when it sent an
+// event: what stood between that and the one before may be gone already. A group that stays
+// behind is told of it from time to time.
+func (s *sight) endanger(now time.Duration) {
 	if s.risk == 0 && (s.risked == 0 || now-s.risked >= riskEvery) {
-		s.risk, s.risked, s.at = sequence, now, 0
+		s.risk, s.risked, s.at = max(s.newest, s.floor), now, 0
 	}
 }
 
