@@ -107,6 +107,24 @@ func (p *replayer) ask(ctx context.Context, c event.Cursor) (streamWord, error) 
 	return p.word, nil
 }
 
+// confirm makes sure that last was the application's newest event when the stream had
+// reached sequence: some replica that has so much says so, of its own log alone.
+func (f *Feed) confirm(ctx context.Context, last *event.Cursor, sequence uint64) error {
+	return f.request(ctx, func(h *history) error {
+		newest, upTo, err := h.lastUpTo(ctx, f.shard, f.application)
+		switch {
+		case errors.Is(err, errNone):
+			return nil // nothing is left of the application
+		case err != nil:
+			return err
+		case upTo < sequence:
+			return errBehind
+		}
+		last.Sequence = max(last.Sequence, newest)
+		return nil
+	})
+}
+
 // catchUpTo is for a place that the stream has and the feed has not reached: either an
 // event is missing here, or none of this application stands there.
 func (f *Feed) catchUpTo(ctx context.Context, r *Reader, c event.Cursor) (bool, error) {
@@ -114,6 +132,10 @@ func (f *Feed) catchUpTo(ctx context.Context, r *Reader, c event.Cursor) (bool, 
 	if err == nil && last.Log != c.Log {
 		f.hub.suspect(f.shard)
 		err = errOtherLog
+	}
+	if err == nil && last.Sequence < c.Sequence {
+		// For a moment an old leader may still answer that the others have replaced.
+		err = f.confirm(ctx, &last, c.Sequence)
 	}
 	if err != nil {
 		return false, err

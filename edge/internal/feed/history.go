@@ -98,6 +98,48 @@ func (h *history) directGet(ctx context.Context, shard int, query map[string]any
 	return parseMessage(msg.Header, msg.Data)
 }
 
+// lastUpTo gives the sequence of application's newest event in some replica of its stream,
+// and the sequence up to which that replica has the stream. It gives errNone if the replica
+// has no event of it.
+func (h *history) lastUpTo(ctx context.Context, shard int, application string) (last, upTo uint64, err error) {
+	ask, err := json.Marshal(map[string]any{"multi_last": []string{subject.In(shard, application)}, "batch": 1})
+	if err != nil {
+		return 0, 0, fmt.Errorf("encode question for the last event: %w", err)
+	}
+	inbox := h.nc.NewRespInbox()
+	sub, err := h.nc.SubscribeSync(inbox)
+	if err != nil {
+		return 0, 0, fmt.Errorf("subscribe to the last event: %w", err)
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	h.requests.Inc()
+	if err := h.nc.PublishRequest("$JS.API.DIRECT.GET."+subject.Stream(shard), inbox, ask); err != nil {
+		return 0, 0, fmt.Errorf("ask for the last event in %s: %w", subject.Stream(shard), err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	for {
+		msg, err := sub.NextMsgWithContext(ctx)
+		if err != nil {
+			return 0, 0, fmt.Errorf("read the last event in %s: %w", subject.Stream(shard), err)
+		}
+		switch status := msg.Header.Get("Status"); status {
+		case "":
+			last, err = strconv.ParseUint(msg.Header.Get("Nats-Sequence"), 10, 64)
+		case "204": // behind it
+			upTo, err = strconv.ParseUint(msg.Header.Get("Nats-UpTo-Sequence"), 10, 64)
+			return last, upTo, err
+		case "404":
+			return 0, 0, errNone
+		default:
+			err = fmt.Errorf("%s %s", status, msg.Header.Get("Description"))
+		}
+		if err != nil {
+			return 0, 0, fmt.Errorf("read the last event in %s: %w", subject.Stream(shard), err)
+		}
+	}
+}
+
 // batch reads denseBatch messages of every application from sequence from on and gives
 // those of application; it may give none. A range that was cut on its way is an error.
 func (h *history) batch(ctx context.Context, shard int, application string, from uint64) (list []message, err error) {

@@ -119,6 +119,7 @@ func TestALeaderThatWasCutOffIsNotBelieved(t *testing.T) {
 
 	expect(t, before[0], 21, 27, 1)
 	expect(t, resumed[0], 21, 27, 1)
+	expect(t, resumed[1], 26, 27, 1)
 	expect(t, before[1], 21, 27, 1)
 	if late := time.Since(joined); late > 15*time.Second { // the routes alone need seconds
 		t.Errorf("the last event came %v after the nodes were together again", late)
