@@ -195,9 +195,13 @@ func (s *stack) publish(application, channel string, n int) {
 	}
 }
 
+func numberedEvent(id, application string, n int) string {
+	return fmt.Sprintf(`{"specversion":"1.0","id":%q,"type":"t","source":"s","data":{"app":%q,"n":%d}}`, id, application, n)
+}
+
 // publishAs is publish for any goroutine; id tells events apart.
 func (s *stack) publishAs(id, application, channel string, n int) error {
-	body := fmt.Sprintf(`{"specversion":"1.0","id":%q,"type":"t","source":"s","data":{"app":%q,"n":%d}}`, id, application, n)
+	body := numberedEvent(id, application, n)
 	var err error
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
 		ctx, cancel := context.WithTimeout(context.Background(), patience/20)
