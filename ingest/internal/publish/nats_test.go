@@ -117,26 +117,37 @@ func (s *source) message(shard, i, size int) *Message {
 	}
 }
 
+// readStream looks at the stream and begins to read it. It asks until it is answered: while
+// JetStream chooses a leader, of the stream or of itself, it answers 503 or not at all.
+func readStream(ctx context.Context, t *testing.T, js jetstream.JetStream, shard int) (n uint64, it jetstream.MessagesContext) {
+	t.Helper()
+	eventually(t, time.Minute, "the stream answers", func() bool {
+		attempt, cancel := context.WithTimeout(ctx, 2*time.Second)
+		defer cancel()
+		s, err := js.Stream(attempt, subject.Stream(shard))
+		if err != nil {
+			return false
+		}
+		c, err := s.OrderedConsumer(attempt, jetstream.OrderedConsumerConfig{})
+		if err != nil {
+			return false
+		}
+		n = s.CachedInfo().State.Msgs
+		it, err = c.Messages()
+		return err == nil
+	})
+	t.Cleanup(it.Stop)
+	return n, it
+}
+
 // checkStream fails unless the stream holds, of each name, n messages in order.
 func checkStream(t *testing.T, js jetstream.JetStream, shard int, n int, names ...string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
-	s, err := js.Stream(ctx, subject.Stream(shard))
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := s.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	it, err := c.Messages()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer it.Stop()
+	stored, it := readStream(ctx, t, js, shard)
 	next := make(map[string]int)
-	for range s.CachedInfo().State.Msgs {
+	for range stored {
 		m, err := it.Next(jetstream.NextContext(ctx))
 		if err != nil {
 			t.Fatal(err)
