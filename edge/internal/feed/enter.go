@@ -21,6 +21,13 @@ type streamWord struct {
 	at     time.Time
 }
 
+// lastWord says that last is the application's newest event in the log up to a sequence.
+// That stays true.
+type lastWord struct {
+	last    event.Cursor
+	through uint64
+}
+
 // enter finds out where r is. It says whether r waits for a block of events; otherwise it
 // has joined the live feed, is gone, or comes again later.
 func (p *replayer) enter(ctx context.Context, r *Reader) bool {
@@ -73,8 +80,7 @@ func (p *replayer) check(ctx context.Context, r *Reader) (ok bool, err error) {
 		f.hub.suspect(f.shard)
 		return false, nil
 	case c.Log == word.log && c.Sequence <= word.last:
-		ok, err = f.catchUpTo(ctx, r, c)
-		return ok, err
+		return true, p.catchUpTo(ctx, r, c)
 	}
 	gap := event.Gap{Reason: event.GapFuture, After: c, Before: event.Cursor{Log: word.log, Sequence: word.oldest}}
 	if c.Log != word.log {
@@ -89,28 +95,82 @@ func (p *replayer) check(ctx context.Context, r *Reader) (ok bool, err error) {
 }
 
 // ask has the leader say how far the stream goes, unless what it said lately is enough:
-// only that c is within the stream, or in another, stays true.
+// that c is within the stream, or in another, stays true, and since r has waited for this
+// round, so is a word of it about anything. Nor is it asked twice in a round that it has
+// failed in.
 func (p *replayer) ask(ctx context.Context, c event.Cursor) (streamWord, error) {
 	now := p.feed.hub.now()
-	if w := p.word; now.Sub(w.at) < stateAge && (c.Log != w.log || c.Sequence <= w.last) {
+	if w := p.word; !w.at.Before(p.round) || now.Sub(w.at) < stateAge && (c.Log != w.log || c.Sequence <= w.last) {
 		return w, nil
+	}
+	if p.failed != nil {
+		return streamWord{}, p.failed
 	}
 	s, err := p.feed.state(ctx)
 	if err != nil {
+		p.failed = err
 		return streamWord{}, err
 	}
 	oldest, err := p.feed.oldest(ctx)
 	if err != nil && !errors.Is(err, errNone) {
+		p.failed = err
 		return streamWord{}, err
 	}
 	p.word = streamWord{s, oldest, now}
 	return p.word, nil
 }
 
+// catchUpTo is for a place that the stream has and the feed has not reached: either an
+// event is missing here, or none of this application stands there. Many sockets may come
+// with such places after an edge has died; what was said for one of them is enough for all
+// that it reaches as far as.
+func (p *replayer) catchUpTo(ctx context.Context, r *Reader, c event.Cursor) error {
+	f := p.feed
+	if w := p.newest; c.Log != w.last.Log || c.Sequence > w.through {
+		if p.failed != nil {
+			return p.failed
+		}
+		word, err := f.lastBehind(ctx, c)
+		if err != nil {
+			p.failed = err
+			return err
+		}
+		p.newest = word
+	}
+	last := p.newest.last
+	c.Sequence = min(c.Sequence, last.Sequence) // what follows is behind c, since the stream ended behind it before
+	r.place(c)
+	r.entry = entered
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.log() == last.Log {
+		f.expect(last.Sequence)
+	}
+	return nil
+}
+
+// lastBehind finds the application's newest event, in a stream that reaches c.
+func (f *Feed) lastBehind(ctx context.Context, c event.Cursor) (lastWord, error) {
+	last, err := f.last(ctx)
+	if err != nil {
+		return lastWord{}, err
+	}
+	if last.Log != c.Log {
+		f.hub.suspect(f.shard)
+		return lastWord{}, errOtherLog
+	}
+	if last.Sequence >= c.Sequence {
+		return lastWord{last, last.Sequence}, nil
+	}
+	// For a moment an old leader may still answer that the others have replaced.
+	return f.confirm(ctx, last, c.Sequence)
+}
+
 // confirm makes sure that last was the application's newest event when the stream had
 // reached sequence: some replica that has so much says so, of its own log alone.
-func (f *Feed) confirm(ctx context.Context, last *event.Cursor, sequence uint64) error {
-	return f.request(ctx, func(h *history) error {
+func (f *Feed) confirm(ctx context.Context, last event.Cursor, sequence uint64) (w lastWord, err error) {
+	w = lastWord{last, sequence}
+	err = f.request(ctx, func(h *history) error {
 		newest, upTo, err := h.lastUpTo(ctx, f.shard, f.application)
 		switch {
 		case errors.Is(err, errNone):
@@ -120,33 +180,8 @@ func (f *Feed) confirm(ctx context.Context, last *event.Cursor, sequence uint64)
 		case upTo < sequence:
 			return errBehind
 		}
-		last.Sequence = max(last.Sequence, newest)
+		w.last.Sequence, w.through = max(w.last.Sequence, newest), upTo
 		return nil
 	})
-}
-
-// catchUpTo is for a place that the stream has and the feed has not reached: either an
-// event is missing here, or none of this application stands there.
-func (f *Feed) catchUpTo(ctx context.Context, r *Reader, c event.Cursor) (bool, error) {
-	last, err := f.last(ctx)
-	if err == nil && last.Log != c.Log {
-		f.hub.suspect(f.shard)
-		err = errOtherLog
-	}
-	if err == nil && last.Sequence < c.Sequence {
-		// For a moment an old leader may still answer that the others have replaced.
-		err = f.confirm(ctx, &last, c.Sequence)
-	}
-	if err != nil {
-		return false, err
-	}
-	c.Sequence = min(c.Sequence, last.Sequence) // what follows is behind c, since the stream ended behind it before
-	r.place(c)
-	r.entry = entered
-	f.mu.Lock()
-	if f.log() == last.Log {
-		f.expect(last.Sequence)
-	}
-	f.mu.Unlock()
-	return true, nil
+	return w, err
 }

@@ -128,12 +128,17 @@ type replayer struct {
 	feed    *Feed
 	waiting []*Reader // claimed by nobody, in the order in which they came
 	scratch []byte
-	word    streamWord
+
+	word   streamWord // of the leader
+	newest lastWord
+	round  time.Time // when those that enter now were taken from the queue
+	failed error     // a question about them
 }
 
 func (p *replayer) run(ctx context.Context) {
 	wait := repairBackoff
 	for {
+		p.round, p.failed = p.feed.hub.now(), nil
 		for _, r := range p.feed.replays.take() {
 			if p.enter(ctx, r) {
 				p.waiting = append(p.waiting, r)
