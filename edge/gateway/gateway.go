@@ -135,7 +135,7 @@ func (e *edge) open(ctx context.Context) error {
 		return err
 	}
 	e.hub = feed.New(feed.Config{
-		Buffers: e.cfg.Edge.Buffers, Held: e.engine.Held, Resharded: e.breaks,
+		Buffers: e.cfg.Edge.Buffers, Held: e.engine.Held, Resharded: e.breaks, Others: []*nats.Conn{e.members},
 	}, e.feeds, e.requests, e.log, reg)
 	e.repairs.Store(e.hub)
 	if err := e.openGroups(reg); err != nil {
@@ -221,7 +221,10 @@ func (e *edge) openNATS() (err error) {
 	if err != nil {
 		return err
 	}
-	e.requests, err = natsconn.Connect(e.cfg.NATS, "canopy-edge requests", natsconn.Handlers{Closed: e.lost}, e.log)
+	// A question that meets no connection fails at once and is asked again: one that waits in
+	// a buffer is answered when nobody waits for it any more.
+	e.requests, err = natsconn.Connect(e.cfg.NATS, "canopy-edge requests", natsconn.Handlers{Closed: e.lost}, e.log,
+		nats.ReconnectBufSize(-1))
 	return err
 }
 

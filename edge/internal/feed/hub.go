@@ -67,6 +67,9 @@ type Config struct {
 	// Backstop is how often the leader is asked, for each feed, whether anything is
 	// missing; 0 means every minute.
 	Backstop time.Duration
+	// Others are connections that are kept at servers which reach the streams, like the
+	// Hub's own.
+	Others []*nats.Conn
 	// Resharded, which may be nil, is called once if the number of streams changes. Sockets
 	// starve from then on: they must be closed, and the edge must start anew. It must not block.
 	Resharded func(error)
@@ -108,7 +111,8 @@ type Hub struct {
 }
 
 // New makes a Hub that takes live events from feeds and asks questions over requests:
-// two connections, so that neither waits for the other.
+// two connections, so that neither waits for the other. The second must not buffer while
+// it reconnects (nats.ReconnectBufSize(-1)): a question that is put late is answered late.
 func New(cfg Config, feeds, requests *nats.Conn, log *zap.Logger, reg prometheus.Registerer) *Hub {
 	if cfg.Workers == 0 {
 		cfg.Workers = runtime.GOMAXPROCS(0)
@@ -154,6 +158,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	group.Go(func() error { h.witness(ctx); return nil })
 	group.Go(func() error { h.watch(ctx); return nil })
 	group.Go(func() error { h.watchShards(ctx); return nil })
+	group.Go(func() error { h.reach(ctx); return nil })
 	group.Go(func() error { <-ctx.Done(); h.sweep.stop(); return nil })
 	return group.Wait()
 }
@@ -252,8 +257,23 @@ func (h *Hub) open(f *Feed) {
 
 func eventsSubject(f *Feed) string { return subject.Events(f.shard, f.application) }
 
-// request runs one request to shard's stream, when few others are under way there.
+// request runs one request to shard's stream, when few others are under way there, and
+// again when there is a connection if there was none.
 func (h *Hub) request(ctx context.Context, shard int, do func() error) error {
+	for {
+		err := h.requestOnce(ctx, shard, do)
+		if !h.history.away(err) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(awayRetry):
+		}
+	}
+}
+
+func (h *Hub) requestOnce(ctx context.Context, shard int, do func() error) error {
 	slot := h.slotsOf(shard)
 	select {
 	case slot <- struct{}{}:

@@ -24,13 +24,19 @@ func runHub(t *testing.T, feeds, requests *nats.Conn, change func(*Config)) *Hub
 		change(&cfg)
 	}
 	h := New(cfg, feeds, requests, zap.NewNop(), prometheus.NewRegistry())
+	run(t, h)
+	return h
+}
+
+// run runs a hub until the test ends.
+func run(t *testing.T, h *Hub) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	var hub sync.WaitGroup
 	hub.Go(func() { _ = h.Run(ctx) })
 	t.Cleanup(hub.Wait)
 	t.Cleanup(cancel)
 	await(t, "the streams are known", func() bool { return h.Ready() == nil })
-	return h
 }
 
 // attach opens a socket for application "app".

@@ -13,7 +13,7 @@ type metrics struct {
 	events, foreign, faults                         prometheus.Counter
 	holes, repairs, repaired, repairErrors, dropped prometheus.Counter
 	writes, deliveries, bytes, lagged, pressed      prometheus.Counter
-	beacons, looks, requests                        prometheus.Counter
+	beacons, looks, requests, moves                 prometheus.Counter
 	replays, replayReads, replayed                  prometheus.Counter
 	gaps                                            *prometheus.CounterVec
 	age                                             prometheus.Histogram
@@ -50,6 +50,7 @@ func newMetrics(reg prometheus.Registerer, h *Hub) *metrics {
 		beacons:      counter("feed_beacons_total", "Times that ingest has told an application's last sequence."),
 		looks:        counter("feed_looks_total", "Times that a stream's leader was asked whether anything is missing."),
 		requests:     counter("stream_requests_total", "Requests to streams, of all kinds."),
+		moves:        counter("nats_moves_total", "Times that a connection was moved to another NATS server, since no stream's leader answered over it."),
 		replays:      counter("replays_total", "Sockets that began with events from the stream."),
 		replayReads:  counter("replay_reads_total", "Reads from streams for sockets that resume."),
 		replayed:     counter("replayed_events_total", "Events that those reads have brought; many sockets may share one."),
