@@ -45,12 +45,17 @@ func (c *chain) live(m message) (next bool) {
 	}
 }
 
+// wait keeps m, if there is room and it is newer than what waits already: of messages that
+// come again, or late, one copy is enough, and that is in the stream.
 func (c *chain) wait(m message) {
 	c.target = max(c.target, m.sequence)
-	if !c.room.take(len(m.json)) {
+	if n := len(c.waiting); n > 0 && m.sequence <= c.waiting[n-1].sequence {
 		return
 	}
-	c.bytes += len(m.json)
+	if !c.room.take(m.size()) {
+		return
+	}
+	c.bytes += m.size()
 	c.waiting = append(c.waiting, m)
 }
 
@@ -75,7 +80,7 @@ func (c *chain) drain() (m message, ok bool) {
 		}
 		c.waiting[0] = message{}
 		c.waiting = c.waiting[1:]
-		c.free(len(m.json))
+		c.free(m.size())
 		if m.sequence > c.head {
 			c.head = m.sequence
 			return m, true

@@ -1,9 +1,15 @@
 package feed
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
+
+	"github.com/nats-io/nats.go"
+
+	"canopy/shared/event"
 )
 
 // world is a stream, a lossy network and an edge's chain, moved by a seeded schedule.
@@ -127,7 +133,7 @@ func TestChainGivesEveryStoredMessageOnceAndInOrder(t *testing.T) {
 	}
 	faults := 0
 	for seed := range uint64(schedules) {
-		w := newWorld(t, seed, int64(seed%5)*40) // from no room at all to plenty
+		w := newWorld(t, seed, int64(seed%5)*4*int64(message{json: make([]byte, 10)}.size())) // from no room at all to plenty
 		w.run(60)
 		var want []uint64
 		for _, m := range w.stored {
@@ -176,5 +182,52 @@ func TestChainHoldsWhileTheTargetIsNotReached(t *testing.T) {
 	c.stored(message{sequence: 9})
 	if _, ok := c.drain(); ok || c.held || c.head != 9 {
 		t.Fatalf("the hold did not end at 9: %+v", c)
+	}
+}
+
+func TestWhatComesAgainDuringAHoldIsKeptOnce(t *testing.T) {
+	r := &room{limit: 1 << 20}
+	c := chain{room: r, head: 5}
+	c.hold()
+	m := message{sequence: 9, previous: 7, json: []byte(`{"n":9}`)}
+	c.live(m)
+	once := r.used()
+	for range 1000 {
+		c.live(m)
+		c.live(message{sequence: 7, previous: 5, json: []byte(`{"n":7}`)}) // late: the stream has it
+	}
+	if r.used() != once || len(c.waiting) != 1 {
+		t.Errorf("%d messages wait with %d bytes, want one with %d", len(c.waiting), r.used(), once)
+	}
+	if c.target != 9 {
+		t.Errorf("the target is %d", c.target)
+	}
+	c.stored(message{sequence: 7})
+	if m, ok := c.drain(); !ok || m.sequence != 9 {
+		t.Errorf("drain gave %d %v, want 9", m.sequence, ok)
+	}
+	if _, ok := c.drain(); ok || c.held || r.used() != 0 {
+		t.Errorf("the hold did not end, or %d bytes are still taken", r.used())
+	}
+}
+
+func TestWhatWaitsIsChargedWithItsHeaders(t *testing.T) {
+	const header = 60 << 10
+	f := newTestFeed(t, roomy)
+	f.hub.room.limit = 4 * header
+	f.chain.hold()
+	f.repairing = true
+	for n := range 100 {
+		m := nats.NewMsg("events.0.app")
+		m.Header.Set("Nats-Sequence", fmt.Sprint(n+10))
+		m.Header.Set(event.HeaderChannel, strings.Repeat("x", header))
+		m.Data = []byte(`{"n":1}`)
+		f.receive(m)
+	}
+	if n := len(f.chain.waiting); n == 0 || n > 4 {
+		t.Errorf("%d messages with headers of %d bytes wait in %d", n, header, f.hub.room.limit)
+	}
+	if f.chain.target != 109 {
+		t.Errorf("the target is %d", f.chain.target)
 	}
 }

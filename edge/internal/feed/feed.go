@@ -180,7 +180,7 @@ func (f *Feed) subDropped() int {
 
 // receive takes one message from NATS. It is called by the subscription's goroutine.
 func (f *Feed) receive(msg *nats.Msg) {
-	m, err := parseMessage(msg.Header, msg.Data)
+	m, err := parseMessage(msg)
 	if err != nil {
 		if f.beacon(msg.Header.Get(event.HeaderBeacon)) != nil {
 			f.hub.stats.foreign.Inc() // a core publish into our subjects; it has no place in the log

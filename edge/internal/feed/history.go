@@ -37,8 +37,15 @@ type message struct {
 	labels   labels
 	appended int64 // ms since 1970, 0 if unknown
 	json     []byte
+	headers  int   // bytes beside json that the message keeps in memory
 	fault    error // why no socket can get it; its place in the order still counts
 }
+
+// messageSize is about what a message needs in memory beside its text.
+const messageSize = 192
+
+// size is about what m needs in memory while it is kept.
+func (m message) size() int { return messageSize + len(m.json) + m.headers }
 
 // history reads stored events from the streams. Its methods may be called from any
 // goroutine and are bounded by requestTimeout a request.
@@ -95,7 +102,7 @@ func (h *history) directGet(ctx context.Context, shard int, query map[string]any
 	} else if status != "" {
 		return message{}, fmt.Errorf("direct get from %s: %s %s", subject.Stream(shard), status, msg.Header.Get("Description"))
 	}
-	return parseMessage(msg.Header, msg.Data)
+	return parseMessage(msg)
 }
 
 // lastUpTo gives the sequence of application's newest event in some replica of its stream,
@@ -187,7 +194,7 @@ func (h *history) batchOf(ctx context.Context, shard int, from uint64, visit fun
 		default:
 			return fmt.Errorf("read a batch from %s: %s %s", subject.Stream(shard), status, msg.Header.Get("Description"))
 		}
-		m, err := parseMessage(msg.Header, msg.Data)
+		m, err := parseMessage(msg)
 		if err != nil {
 			return err
 		}

@@ -139,13 +139,15 @@ func (h *history) request(ctx context.Context, to string, query, answer any) err
 }
 
 // parseMessage reads a republished message, or one that a direct get brought.
-func parseMessage(header nats.Header, data []byte) (message, error) {
-	seq, err := strconv.ParseUint(header.Get("Nats-Sequence"), 10, 64)
+func parseMessage(msg *nats.Msg) (message, error) {
+	seq, err := strconv.ParseUint(msg.Header.Get("Nats-Sequence"), 10, 64)
 	if err != nil {
 		return message{}, fmt.Errorf("read Nats-Sequence: %w", err)
 	}
-	m := message{sequence: seq, json: data}
-	m.previous, _ = strconv.ParseUint(header.Get("Nats-Last-Sequence"), 10, 64)
-	m.fault = m.readLabels(header)
+	m := message{sequence: seq, json: msg.Data}
+	// nats.go has them twice: as text, of which labels are parts, and in front of the data.
+	m.headers = 2 * (msg.Size() - len(msg.Subject) - len(msg.Reply) - len(msg.Data))
+	m.previous, _ = strconv.ParseUint(msg.Header.Get("Nats-Last-Sequence"), 10, 64)
+	m.fault = m.readLabels(msg.Header)
 	return m, nil
 }

@@ -118,7 +118,7 @@ func (f *Feed) window(ctx context.Context, w *windows, at event.Cursor) (*window
 			return f.hub.history.batchOf(f.hub.context, f.shard, max(1, start), func(subject string, m message) {
 				v.messages[subject] = append(v.messages[subject], m)
 				v.through = m.sequence
-				v.bytes += len(m.json) + len(subject)
+				v.bytes += m.size() + len(subject)
 			})
 		})
 		if err == nil && v.through > 0 {
