@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"canopy/shared/event"
+	"canopy/shared/stream"
 	"canopy/shared/subject"
 )
 
@@ -21,20 +22,26 @@ type streamState struct {
 	firstTime time.Time // when first was stored
 	count     int64     // the application's events
 	most      int64     // that the stream keeps of each application; not positive: any number
+	former    stream.FormerLimit
 }
 
 // keeps says whether the stream surely holds every event of the application behind
 // sequence after: it forgets its own oldest events, or an application's.
-func (s streamState) keeps(after uint64) bool { return s.first <= after+1 && s.keepsAll() }
+func (s streamState) keeps(after uint64) bool {
+	return s.first <= after+1 && s.keepsAll() && (s.keptAll() || after >= s.former.Sequence)
+}
 
 // keepsSince says the same of what was stored at that time or later.
 func (s streamState) keepsSince(at time.Time) bool {
-	return (s.first <= 1 || !s.firstTime.After(at)) && s.keepsAll()
+	return (s.first <= 1 || !s.firstTime.After(at)) && s.keepsAll() && (s.keptAll() || at.After(s.former.Time))
 }
 
 // keepsAll says whether the application is below its limit: only who has reached it has
 // lost events to it, since those that the stream itself forgets are the oldest of all.
 func (s streamState) keepsAll() bool { return s.most <= 0 || s.count < s.most }
+
+// keptAll says the same of the smaller limit that the stream once had.
+func (s streamState) keptAll() bool { return s.former.Events <= 0 || s.count < s.former.Events }
 
 // state asks the leader of shard's stream about it, and with a name about an application.
 // A leader that may have been replaced without knowing it is an error.
@@ -93,6 +100,7 @@ func (h *history) info(ctx context.Context, shard int, application string) (stre
 		leader: by, shards: shards,
 		first: info.State.First, firstTime: info.State.FirstTime,
 		count: info.State.Subjects[subject.In(shard, application)], most: info.Config.MaxMsgsPerSubject,
+		former: stream.FormerLimitOf(info.Config.Metadata),
 	}, nil
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"canopy/shared/config"
 	"canopy/shared/event"
+	"canopy/shared/stream"
 	"canopy/shared/subject"
 )
 
@@ -27,6 +28,10 @@ const (
 	streamRetryMax   = 5 * time.Second
 
 	clusterReplicas = 3
+
+	// glanceEvery is how often each stream is looked at without any reason: while nothing is
+	// published, nobody else would notice that one is gone.
+	glanceEvery = 20 * time.Second
 )
 
 // Streams makes the streams of all shards, and again those that are deleted while ingest
@@ -40,6 +45,7 @@ type Streams struct {
 	lost      *shardSet
 	there     atomic.Bool  // Ensure has succeeded
 	oldShards atomic.Int64 // what a stream's metadata said before, if it differed
+	every     time.Duration
 }
 
 // NewStreams makes Streams for the shards that p publishes to, over p's connection.
@@ -48,7 +54,7 @@ func NewStreams(cfg config.Ingest, p *Publisher, log *zap.Logger) (*Streams, err
 	if err != nil {
 		return nil, fmt.Errorf("use JetStream: %w", err)
 	}
-	return &Streams{js: js, cfg: cfg, log: log, beacons: p.beacons, lost: p.lost}, nil
+	return &Streams{js: js, cfg: cfg, log: log, beacons: p.beacons, lost: p.lost, every: glanceEvery}, nil
 }
 
 // Ensure creates the streams of all shards, and changes those that differ from the
@@ -80,11 +86,14 @@ func (s *Streams) Ensure(ctx context.Context) error {
 	}
 }
 
-// Run looks after streams that the publisher finds nobody at, until ctx ends, and makes
-// those again that are gone. What it cannot mend it logs, and tries again.
+// Run looks after streams that the publisher finds nobody at, and at every other one now
+// and then, until ctx ends. It makes those again that are gone. What it cannot mend it
+// logs, and tries again.
 func (s *Streams) Run(ctx context.Context) {
 	wait := streamRetryFirst
-	for {
+	glances := time.NewTicker(max(s.every/time.Duration(s.cfg.Shards), time.Millisecond))
+	defer glances.Stop()
+	for next := 0; ; {
 		err := s.lookAfter(ctx)
 		if err == nil {
 			wait = streamRetryFirst
@@ -92,8 +101,11 @@ func (s *Streams) Run(ctx context.Context) {
 			case <-ctx.Done():
 				return
 			case <-s.lost.added:
-				continue
+			case <-glances.C:
+				s.glance(ctx, next)
+				next = (next + 1) % s.cfg.Shards
 			}
+			continue
 		}
 		if ctx.Err() != nil {
 			return
@@ -103,6 +115,22 @@ func (s *Streams) Run(ctx context.Context) {
 			return
 		}
 		wait = min(2*wait, streamRetryMax)
+	}
+}
+
+// glance looks whether a stream is there, and the one that it was. One that does not answer
+// is for the publisher to notice.
+func (s *Streams) glance(ctx context.Context, shard int) {
+	ctx, cancel := context.WithTimeout(ctx, streamTimeout)
+	defer cancel()
+	there, err := s.js.Stream(ctx, subject.Stream(shard))
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		s.beacons.unknown(shard)
+		s.lost.add(shard)
+	case err != nil:
+	case event.LogOf(there.CachedInfo().Created) != s.beacons.before[shard]:
+		s.lost.add(shard) // another ingest has made it
 	}
 }
 
@@ -166,27 +194,43 @@ func (s *Streams) one(ctx context.Context, shard int) error {
 	ctx, cancel := context.WithTimeout(ctx, streamTimeout)
 	defer cancel()
 	name := subject.Stream(shard)
-	stream, err := s.js.Stream(ctx, name)
+	there, err := s.js.Stream(ctx, name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return s.create(ctx, shard)
 	}
 	if err != nil {
 		return explain("read", name, err)
 	}
-	has := stream.CachedInfo().Config
+	has := there.CachedInfo().Config
 	if old, err := strconv.Atoi(has.Metadata[subject.MetadataShards]); err == nil && old != s.cfg.Shards {
 		s.oldShards.Store(int64(old))
 	}
 	if err := s.update(ctx, shard, has); err != nil {
 		return err
 	}
-	s.beacons.known(shard, event.LogOf(stream.CachedInfo().Created))
+	s.beacons.known(shard, event.LogOf(there.CachedInfo().Created))
+	return nil
+}
+
+// closeLimit notes up to where a limit that was raised may have cost events. The stream is
+// asked after the change, since until then the old limit went on to cost some.
+func (s *Streams) closeLimit(ctx context.Context, name string) error {
+	has, err := s.js.Stream(ctx, name)
+	if err != nil {
+		return explain("read", name, err)
+	}
+	if !stream.LimitIsOpen(has.CachedInfo().Config) {
+		return nil
+	}
+	if _, err := s.js.UpdateStream(ctx, stream.CloseLimit(has.CachedInfo())); err != nil {
+		return explain("update", name, err)
+	}
 	return nil
 }
 
 func (s *Streams) create(ctx context.Context, shard int) error {
 	want := s.want(jetstream.StreamConfig{}, shard)
-	stream, err := s.withReplicas(want, func(c jetstream.StreamConfig) (jetstream.Stream, error) {
+	made, err := s.withReplicas(want, func(c jetstream.StreamConfig) (jetstream.Stream, error) {
 		return s.js.CreateStream(ctx, c)
 	})
 	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
@@ -195,18 +239,19 @@ func (s *Streams) create(ctx context.Context, shard int) error {
 	if err != nil {
 		return explain("create", want.Name, err)
 	}
-	c := stream.CachedInfo().Config
+	c := made.CachedInfo().Config
 	if s.there.Load() {
 		s.log.Error("a stream was gone and is made again: what it held is lost, and its cursors are void", zap.String("stream", c.Name))
 	}
 	s.log.Info("stream created", zap.String("stream", c.Name), zap.Int("replicas", c.Replicas))
-	s.beacons.known(shard, event.LogOf(stream.CachedInfo().Created))
+	s.beacons.known(shard, event.LogOf(made.CachedInfo().Created))
 	return checkFast(c)
 }
 
 func (s *Streams) update(ctx context.Context, shard int, has jetstream.StreamConfig) error {
 	want := s.want(has, shard)
-	stream, err := s.withReplicas(want, func(c jetstream.StreamConfig) (jetstream.Stream, error) {
+	stream.RaiseLimit(has, &want)
+	changed, err := s.withReplicas(want, func(c jetstream.StreamConfig) (jetstream.Stream, error) {
 		if reflect.DeepEqual(c, has) {
 			return nil, nil
 		}
@@ -215,12 +260,18 @@ func (s *Streams) update(ctx context.Context, shard int, has jetstream.StreamCon
 	if err != nil {
 		return explain("update", want.Name, err)
 	}
-	if stream == nil {
-		return nil
+	c := want
+	if changed != nil {
+		c = changed.CachedInfo().Config
+		s.log.Info("stream changed", zap.String("stream", c.Name), zap.Strings("settings", differences(has, c)))
+		if err := checkFast(c); err != nil {
+			return err
+		}
 	}
-	c := stream.CachedInfo().Config
-	s.log.Info("stream changed", zap.String("stream", c.Name), zap.Strings("settings", differences(has, c)))
-	return checkFast(c)
+	if stream.LimitIsOpen(want) {
+		return s.closeLimit(ctx, want.Name)
+	}
+	return nil
 }
 
 // withReplicas does it with three replicas, and with one on a server that is alone, unless
@@ -234,10 +285,10 @@ func (s *Streams) withReplicas(c jetstream.StreamConfig, do func(jetstream.Strea
 	if c.Replicas <= 1 {
 		c.Replicas = clusterReplicas
 	}
-	stream, err := do(c)
+	done, err := do(c)
 	if apiCode(err) == errCodeReplicasNeedCluster {
 		c.Replicas = 1
 		return do(c)
 	}
-	return stream, err
+	return done, err
 }
