@@ -25,6 +25,7 @@ const (
 	crowdURL  = "CANOPY_TEST_CROWD_URL"  // set: be a crowd that dials this
 	crowdSize = "CANOPY_TEST_CROWD_SIZE" // how many sockets
 	crowdAuth = "CANOPY_TEST_CROWD_AUTH" // value of the Authorization header
+	crowdSays = "CANOPY_TEST_CROWD_SAYS" // what each socket sends once it is told to
 )
 
 // closings is what a crowd saw: how many sockets ended in each way, and when.
@@ -37,23 +38,34 @@ type closings struct {
 type crowd struct {
 	t   *testing.T
 	out *bufio.Reader
+	in  io.WriteCloser
 	cmd *exec.Cmd
 }
 
 // gather opens n sockets to path and returns when all are open.
 func (s *stack) gather(path, authorization string, n int) *crowd {
 	s.t.Helper()
+	return s.gatherSaying(path, authorization, n, "")
+}
+
+// gatherSaying is gather for a crowd that has something to say.
+func (s *stack) gatherSaying(path, authorization string, n int, says string) *crowd {
+	s.t.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), crowdURL+"=ws://"+s.http+path, crowdSize+"="+strconv.Itoa(n), crowdAuth+"="+authorization)
+	cmd.Env = append(os.Environ(), crowdURL+"=ws://"+s.http+path, crowdSize+"="+strconv.Itoa(n), crowdAuth+"="+authorization, crowdSays+"="+says)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	in, err := cmd.StdinPipe()
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	if err := cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
-	c := &crowd{t: s.t, out: bufio.NewReader(out), cmd: cmd}
+	c := &crowd{t: s.t, out: bufio.NewReader(out), in: in, cmd: cmd}
 	s.t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait() // killed, or gone with an error that was told
@@ -62,6 +74,19 @@ func (s *stack) gather(path, authorization string, n int) *crowd {
 		s.t.Fatalf("the crowd says %q, %v", line, err)
 	}
 	return c
+}
+
+// speak has all sockets send what they have to say, and returns how long that took.
+func (c *crowd) speak() time.Duration {
+	c.t.Helper()
+	start := time.Now()
+	if _, err := io.WriteString(c.in, "speak\n"); err != nil {
+		c.t.Fatal(err)
+	}
+	if line, err := c.out.ReadString('\n'); line != "said\n" {
+		c.t.Fatalf("the crowd says %q, %v", line, err)
+	}
+	return time.Since(start)
 }
 
 // ended waits until all sockets of the crowd are closed.
@@ -101,6 +126,11 @@ func beCrowd() error {
 	if _, err := io.WriteString(os.Stdout, "open\n"); err != nil {
 		return err
 	}
+	if says := os.Getenv(crowdSays); says != "" {
+		if err := speak(sockets, []byte(says)); err != nil {
+			return err
+		}
+	}
 	var mu sync.Mutex
 	saw := closings{Ends: make(map[string]int)}
 	var reading sync.WaitGroup
@@ -123,4 +153,21 @@ func beCrowd() error {
 	}
 	reading.Wait()
 	return json.NewEncoder(os.Stdout).Encode(saw)
+}
+
+// speak has all sockets send a message once standard input has a line, and says so.
+func speak(sockets []*websocket.Conn, message []byte) error {
+	if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil {
+		return err
+	}
+	var speaking errgroup.Group
+	speaking.SetLimit(32)
+	for _, socket := range sockets {
+		speaking.Go(func() error { return socket.Write(context.Background(), websocket.MessageText, message) })
+	}
+	if err := speaking.Wait(); err != nil {
+		return err
+	}
+	_, err := io.WriteString(os.Stdout, "said\n")
+	return err
 }

@@ -3,8 +3,6 @@ package session
 import (
 	"context"
 	"fmt"
-	"runtime"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -34,18 +32,6 @@ func (v *verdicts) StillMayRead(_ context.Context, p authn.Principal, applicatio
 }
 
 func (v *verdicts) Changed() <-chan struct{} { return nil }
-
-// tokens verifies each token when the test lets it.
-type tokens struct {
-	came chan string
-	pass chan error
-}
-
-func (k tokens) Refresh(_ context.Context, p authn.Principal, token string) (authn.Principal, error) {
-	k.came <- token
-	p.Roles = strings.Fields(token)
-	return p, <-k.pass
-}
 
 func newTestRegistry(n Authenticator, z Authorizer) *Registry {
 	return NewRegistry(ws.NewEngine(ws.Config{}), n, z, config.Ping{Interval: time.Minute, Timeout: time.Minute},
@@ -115,47 +101,5 @@ func TestAQuestionEndsWithItsLastSession(t *testing.T) {
 	r.accesses.join(one, alice, time.Time{}) // a token that was verified too late
 	if n := r.accesses.len(); n != 0 {
 		t.Errorf("%d questions after all have left", n)
-	}
-}
-
-func TestTokensThatComeDuringARefreshAreHeldToTheLastOne(t *testing.T) {
-	k := tokens{came: make(chan string), pass: make(chan error)}
-	r := newTestRegistry(k, &verdicts{})
-	s := r.added(t, "app", authn.Principal{Kind: authn.Token, User: "alice"})
-	ctx, stop := context.WithCancel(context.Background())
-	var running sync.WaitGroup
-	running.Go(func() { r.verify(ctx) })
-	running.Go(func() { r.verify(ctx) })
-	defer running.Wait()
-	defer stop()
-
-	r.refresh(s, "1")
-	if token := <-k.came; token != "1" {
-		t.Fatalf("token %s is verified first", token)
-	}
-	for _, token := range []string{"2", "3", "4"} {
-		r.refresh(s, token)
-	}
-	k.pass <- nil
-	if token := <-k.came; token != "4" {
-		t.Fatalf("token %s is verified after the first, want the last one", token)
-	}
-	k.pass <- nil
-	r.refresh(s, "5")
-	if token := <-k.came; token != "5" {
-		t.Fatalf("token %s is verified, want 5", token)
-	}
-	k.pass <- nil
-	for deadline := time.Now().Add(20 * time.Second); s.fresh.Load() != nil; {
-		if time.Now().After(deadline) {
-			t.Fatal("the session still holds a token")
-		}
-		runtime.Gosched()
-	}
-	if p := s.Principal(); len(p.Roles) != 1 || p.Roles[0] != "5" {
-		t.Errorf("the session has the principal of %q", p.Roles)
-	}
-	if s.state.Load() != open {
-		t.Error("the session was closed")
 	}
 }

@@ -27,7 +27,6 @@ var (
 	Disconnected    = Closing{ws.ClosePolicy, "Disconnected by the operator", false}
 	RefreshRefused  = Closing{ws.ClosePolicy, "Failed to refresh token", false}
 	RefreshFailed   = Closing{ws.CloseInternal, "Failed to refresh token: tokens cannot be verified now", false}
-	RefreshBusy     = Closing{ws.CloseInternal, "Failed to refresh token: too many at once", false}
 	UnknownMessage  = Closing{ws.CloseProtocolError, "unknown message: expected RefreshAccessToken", false}
 )
 

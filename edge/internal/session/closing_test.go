@@ -13,7 +13,7 @@ func TestTheReadmeTellsClientsEveryReasonForWhichTheEdgeCloses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range []Closing{
-		Drained, SlowConsumer, TokenExpired, AccessWithdrawn, RefreshRefused, RefreshFailed, RefreshBusy, UnknownMessage,
+		Drained, SlowConsumer, TokenExpired, AccessWithdrawn, RefreshRefused, RefreshFailed, UnknownMessage,
 	} {
 		reason, _, cut := strings.Cut(c.Reason, "Failed to refresh token: ")
 		if cut {

@@ -2,7 +2,6 @@ package session
 
 import (
 	"context"
-	"errors"
 	"math/rand/v2"
 	"runtime"
 	"sync"
@@ -20,9 +19,6 @@ import (
 const (
 	// closeSeconds is how long a client may take to answer a close frame.
 	closeSeconds = 5
-
-	refreshWorkers = 4
-	refreshQueue   = 1024
 
 	drainStep = 10 * time.Millisecond
 
@@ -57,7 +53,7 @@ type Registry struct {
 
 	accesses accesses
 
-	refreshes chan *Session        // those whose newer token waits to be verified
+	refreshes *refreshes
 	list      chan chan []*Session // Run gives all sessions, since it alone moves the wheel
 }
 
@@ -65,7 +61,7 @@ type Registry struct {
 func NewRegistry(engine *ws.Engine, n Authenticator, z Authorizer, ping config.Ping, log *zap.Logger, reg prometheus.Registerer) *Registry {
 	r := &Registry{
 		engine: engine, authn: n, authz: z, ping: ping, log: log,
-		refreshes: make(chan *Session, refreshQueue),
+		refreshes: newRefreshes(),
 		list:      make(chan chan []*Session),
 	}
 	r.stats = newMetrics(reg, r)
@@ -98,6 +94,7 @@ func (r *Registry) Add(s *Session, limit int, known time.Time) bool {
 
 func (r *Registry) remove(s *Session) {
 	r.accesses.leave(s)
+	r.refreshes.drop(s)
 	r.wheel.remove(s)
 }
 
@@ -181,62 +178,6 @@ func (r *Registry) all(ctx context.Context) []*Session {
 		return <-answer
 	case <-ctx.Done():
 		return nil
-	}
-}
-
-// refresh has a token verified by a worker. It does not block. A session holds at most one
-// token that waits: when several come in a row, those that are overtaken do not matter.
-func (r *Registry) refresh(s *Session, token string) {
-	if len(token) > authn.TokenBytes {
-		s.Close(RefreshRefused)
-		return
-	}
-	if s.fresh.Swap(&token) == nil { // else the session is in line already
-		r.enqueue(s)
-	}
-}
-
-func (r *Registry) enqueue(s *Session) {
-	select {
-	case r.refreshes <- s:
-	default:
-		s.Close(RefreshBusy)
-	}
-}
-
-func (r *Registry) verify(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case s := <-r.refreshes:
-			token := s.fresh.Load()
-			r.verifyOne(ctx, s, *token)
-			// A token that came meanwhile goes behind those of other sessions.
-			if !s.fresh.CompareAndSwap(token, nil) && s.state.Load() == open {
-				r.enqueue(s)
-			}
-		}
-	}
-}
-
-func (r *Registry) verifyOne(ctx context.Context, s *Session, token string) {
-	fresh, err := r.authn.Refresh(ctx, s.Principal(), token)
-	switch {
-	case errors.Is(err, authn.ErrForbidden):
-		s.Close(RefreshRefused)
-		return
-	case err != nil:
-		s.Close(RefreshFailed)
-		return
-	}
-	s.principal.Store(&fresh)
-	r.wheel.hasten(s, 1)
-	// It joins before asking, so that recheck sees it if access changes now.
-	if to := r.accesses.join(s, fresh, time.Time{}); to != nil {
-		if ok, err := r.ask(ctx, to); err == nil && !ok {
-			s.Close(AccessWithdrawn)
-		}
 	}
 }
 

@@ -52,13 +52,12 @@ type Session struct {
 
 	state   atomic.Uint32
 	pen     pen
-	hangUp  atomic.Uint32          // what to do once the close frame is out
-	cutAt   atomic.Uint32          // second at which a closing session is cut
-	pongs   atomic.Int32           // bytes of Pongs that wait
-	pinged  uint32                 // second of the Ping that waits for an answer, 0 if none; the wheel's
-	closing *Closing               // set by whoever moved state to closing
-	fresh   atomic.Pointer[string] // the token that waits to be verified, or is being verified
-	access  *access                // guarded by the registry's accesses
+	hangUp  atomic.Uint32 // what to do once the close frame is out
+	cutAt   atomic.Uint32 // second at which a closing session is cut
+	pongs   atomic.Int32  // bytes of Pongs that wait
+	pinged  uint32        // second of the Ping that waits for an answer, 0 if none; the wheel's
+	closing *Closing      // set by whoever moved state to closing
+	access  *access       // guarded by the registry's accesses
 
 	link // the wheel's
 }
