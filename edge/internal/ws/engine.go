@@ -189,9 +189,7 @@ func (e *Engine) register(c *Conn, conn *net.TCPConn) (*nbio.Conn, error) {
 	if !e.running {
 		return nil, ErrStopped
 	}
-	// nbio duplicates the descriptor, which stays non-blocking, and closes Go's, so
-	// that Go's own poller lets go of it.
-	nb, err := nbio.NBConn(conn)
+	nb, err := duplicate(conn)
 	if err != nil {
 		return nil, err
 	}
@@ -201,6 +199,22 @@ func (e *Engine) register(c *Conn, conn *net.TCPConn) (*nbio.Conn, error) {
 	}
 	e.joined.Add(1)
 	return e.nb.AddConn(nb)
+}
+
+// duplicate makes nbio's connection of conn. nbio duplicates the descriptor, which stays
+// non-blocking, and closes Go's, so that Go's own poller lets go of it.
+//
+// What this process starts must not inherit the duplicate: as long as a child held it, the
+// kernel would go on reporting a connection that is closed here, under a number that may
+// be another socket's by then, and nbio would close that one.
+func duplicate(conn *net.TCPConn) (*nbio.Conn, error) {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	nb, err := nbio.NBConn(conn)
+	if err == nil {
+		syscall.CloseOnExec(nb.Hash())
+	}
+	return nb, err
 }
 
 // Now returns the engine's coarse clock: seconds since the start, from 1 on. It goes on

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
+	"golang.org/x/sys/unix"
 )
 
 // sendUrgent sends one byte of TCP's urgent data.
@@ -218,5 +219,22 @@ func TestNbiosWarningsReachTheEnginesLog(t *testing.T) {
 	nbioLines().Error("NBIO[%v] %v", "another", "not ours")
 	if logs.Len() != 2 || logs.All()[0].ContextMap()["line"] != "NBIO["+e.name+"] broke: cause" {
 		t.Errorf("log: %v", logs.All())
+	}
+}
+
+func TestWhatTheEdgeStartsInheritsNoSocket(t *testing.T) {
+	e := NewEngine(Config{})
+	if err := e.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer e.Stop()
+	_, served := pair(t)
+	p := &panicky{gone: make(chan struct{})}
+	if err := e.Adopt(&p.Conn, p, served, nil); err != nil {
+		t.Fatal(err)
+	}
+	flags, err := unix.FcntlInt(uintptr(p.nb.Load().Hash()), unix.F_GETFD, 0)
+	if err != nil || flags&unix.FD_CLOEXEC == 0 {
+		t.Errorf("flags %#x, %v: a child would hold the socket, whose end the kernel reports then under its number, which may be another's", flags, err)
 	}
 }
