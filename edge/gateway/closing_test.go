@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -92,6 +93,7 @@ type cloud struct {
 	mu      sync.Mutex
 	allowed bool
 	down    bool
+	slow    string // a question that holds this is answered only once the test is over
 	asked   map[string]int
 }
 
@@ -100,6 +102,7 @@ const drogueKey = "drg_012345_01234567890123456789012345678920BetF"
 func startCloud(t *testing.T) *cloud {
 	t.Helper()
 	d := &cloud{allowed: true, asked: make(map[string]int)}
+	over := make(chan struct{})
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /realm/.well-known/openid-configuration", func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = fmt.Fprintf(w, `{"issuer":"%[1]s/realm","token_endpoint":"%[1]s/realm/token"}`, d.server.URL)
@@ -111,18 +114,28 @@ func startCloud(t *testing.T) *cloud {
 	mux.HandleFunc("POST /api/", func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		d.mu.Lock()
+		hangs := d.slow != "" && strings.Contains(string(body), d.slow)
+		d.mu.Unlock()
+		if hangs {
+			<-over
+		}
+		var question struct {
+			User string `json:"user_id"`
+		}
+		_ = json.Unmarshal(body, &question) // what is no question is answered like one of nobody
+		d.mu.Lock()
 		defer d.mu.Unlock()
 		d.asked[string(body)]++
 		switch known := strings.Contains(string(body), drogueKey); {
 		case d.down:
 			w.WriteHeader(http.StatusServiceUnavailable)
 		case strings.HasSuffix(r.URL.Path, "/authn") && known:
-			_, _ = io.WriteString(w, `{"outcome":{"Known":{"user_id":"alice-id","roles":[]}}}`)
+			_, _ = fmt.Fprintf(w, `{"outcome":{"Known":{"user_id":"%s-id","roles":[]}}}`, question.User)
 		case strings.HasSuffix(r.URL.Path, "/authn"):
 			_, _ = io.WriteString(w, `{"outcome":"Unknown"}`)
 		case strings.Contains(string(body), `"application":"open-app"`):
 			_, _ = io.WriteString(w, `{"outcome":"allow"}`)
-		case d.allowed && strings.Contains(string(body), `"application":"secret-app","permission":"Read","user_id":"alice-id"`):
+		case d.allowed && strings.Contains(string(body), `"application":"secret-app","permission":"Read","user_id":"`) && strings.HasSuffix(question.User, "-id"):
 			_, _ = io.WriteString(w, `{"outcome":"allow"}`)
 		default:
 			_, _ = io.WriteString(w, `{"outcome":"deny"}`)
@@ -130,6 +143,7 @@ func startCloud(t *testing.T) *cloud {
 	})
 	d.server = httptest.NewServer(mux)
 	t.Cleanup(d.server.Close)
+	t.Cleanup(func() { close(over) })
 	return d
 }
 

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -42,7 +43,8 @@ type crowd struct {
 	cmd *exec.Cmd
 }
 
-// gather opens n sockets to path and returns when all are open.
+// gather opens n sockets to path and returns when all are open. {n} in path is a number of
+// each socket's own.
 func (s *stack) gather(path, authorization string, n int) *crowd {
 	s.t.Helper()
 	return s.gatherSaying(path, authorization, n, "")
@@ -116,7 +118,7 @@ func beCrowd() error {
 		dialing.Go(func() (err error) {
 			ctx, cancel := context.WithTimeout(context.Background(), patience)
 			defer cancel()
-			sockets[i], _, err = websocket.Dial(ctx, os.Getenv(crowdURL), &websocket.DialOptions{HTTPHeader: header})
+			sockets[i], _, err = websocket.Dial(ctx, strings.ReplaceAll(os.Getenv(crowdURL), "{n}", strconv.Itoa(i)), &websocket.DialOptions{HTTPHeader: header})
 			return err
 		})
 	}
@@ -138,7 +140,7 @@ func beCrowd() error {
 		reading.Go(func() {
 			_, _, err := socket.Read(context.Background())
 			at := time.Now()
-			end := "no close frame"
+			end := fmt.Sprint("no close frame: ", err)
 			if closed := (websocket.CloseError{}); errors.As(err, &closed) {
 				end = fmt.Sprintf("%d %s", closed.Code, closed.Reason)
 			}

@@ -3,16 +3,12 @@ package session
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"canopy/edge/internal/authn"
 )
-
-// askers is how many questions about access are asked at a time.
-const askers = 64
 
 // question is what sessions have in common whose access is one matter: the same
 // principal, signed in the same way, and the same application.
@@ -32,8 +28,13 @@ func newQuestion(p authn.Principal, application string) question {
 type access struct {
 	question
 	principal authn.Principal
-	sessions  int       // guarded by the accesses
-	known     time.Time // when the last answer that said yes was asked for, zero if none; likewise
+
+	// What follows is guarded by the accesses.
+
+	sessions int
+	known    time.Time // when the last answer that said yes was asked for, zero if none
+	asking   bool      // an answer is under way
+	again    bool      // access may have changed since that was asked for
 }
 
 // accesses are the questions that open sessions raise, each once: a hundred thousand
@@ -120,6 +121,31 @@ func (a *accesses) all(keep func(*access) bool) []*access {
 	return list
 }
 
+// due lists the questions to ask now, those whose last answer is the oldest first, and
+// marks them as being asked. One that is under way already is to be asked again after it.
+func (a *accesses) due() []*access {
+	known := make(map[*access]time.Time)
+	list := a.all(func(one *access) bool {
+		if one.asking {
+			one.again = true
+			return false
+		}
+		one.asking, known[one] = true, one.known
+		return true
+	})
+	slices.SortFunc(list, func(x, y *access) int { return known[x].Compare(known[y]) })
+	return list
+}
+
+// answered says that the answer to one has come, and reports whether to ask again.
+func (a *accesses) answered(one *access) (again bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	again, one.again = one.again, false
+	one.asking = again
+	return again
+}
+
 func (a *accesses) of(s *Session) *access {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -132,19 +158,6 @@ func (a *accesses) len() int {
 	return len(a.open)
 }
 
-// watch asks again about every open session when access may have changed, until ctx ends.
-func (r *Registry) watch(ctx context.Context) {
-	for {
-		changed := r.authz.Changed() // before asking, so that no change is missed
-		r.recheck(ctx)
-		select {
-		case <-ctx.Done():
-			return
-		case <-changed:
-		}
-	}
-}
-
 // ask asks about one question, and remembers an answer that says yes: so it counts for as
 // long as it may, however many others are asked about.
 func (r *Registry) ask(ctx context.Context, one *access) (ok bool, err error) {
@@ -153,34 +166,6 @@ func (r *Registry) ask(ctx context.Context, one *access) (ok bool, err error) {
 		r.accesses.learn(one, asked)
 	}
 	return ok, err
-}
-
-// recheck closes the sessions that may not read their application any more, and those of
-// which nobody can tell for longer than the source of access allows.
-func (r *Registry) recheck(ctx context.Context) {
-	asked := r.accesses.all(func(*access) bool { return true })
-	ended := make([]*Closing, len(asked))
-	var group errgroup.Group
-	group.SetLimit(askers)
-	for i, one := range asked {
-		group.Go(func() error {
-			switch ok, err := r.ask(ctx, one); {
-			case err != nil:
-				ended[i] = &AccessUnknown
-			case !ok:
-				ended[i] = &AccessWithdrawn
-			}
-			return nil
-		})
-	}
-	_ = group.Wait() // no question fails as a whole
-	reasons := make(map[*access]Closing)
-	for i, reason := range ended {
-		if reason != nil {
-			reasons[asked[i]] = *reason
-		}
-	}
-	r.end(ctx, reasons)
 }
 
 // end closes the sessions of each question with its reason, and returns how many there

@@ -15,13 +15,13 @@ import (
 	"canopy/shared/config"
 )
 
-// verdicts answers questions about access, and counts them.
-type verdicts struct {
+// answers answers questions about access, and counts them.
+type answers struct {
 	mu    sync.Mutex
 	asked map[string]int
 }
 
-func (v *verdicts) StillMayRead(_ context.Context, p authn.Principal, application string, _ time.Time) (bool, time.Time, error) {
+func (v *answers) StillMayRead(_ context.Context, p authn.Principal, application string, _ time.Time) (bool, time.Time, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.asked == nil {
@@ -31,7 +31,7 @@ func (v *verdicts) StillMayRead(_ context.Context, p authn.Principal, applicatio
 	return true, time.Now(), nil
 }
 
-func (v *verdicts) Changed() <-chan struct{} { return nil }
+func (v *answers) Changed() <-chan struct{} { return nil }
 
 func newTestRegistry(n Authenticator, z Authorizer) *Registry {
 	return NewRegistry(ws.NewEngine(ws.Config{}), n, z, config.Ping{Interval: time.Minute, Timeout: time.Minute},
@@ -48,7 +48,7 @@ func (r *Registry) added(t testing.TB, application string, p authn.Principal) *S
 }
 
 func TestAHundredThousandSocketsOfOneUserCostOneQuestion(t *testing.T) {
-	asked := &verdicts{}
+	asked := &answers{}
 	r := newTestRegistry(nil, asked)
 	alice := authn.Principal{Kind: authn.Token, User: "alice", Roles: []string{"ops"}}
 	for n := range 100_000 {
@@ -56,14 +56,14 @@ func TestAHundredThousandSocketsOfOneUserCostOneQuestion(t *testing.T) {
 		p.Expires = time.Now().Add(time.Duration(n) * time.Second)
 		r.added(t, "app", p)
 	}
-	r.recheck(t.Context())
+	r.recheckAll(t.Context())
 	if len(asked.asked) != 1 || asked.asked["token alice [ops]app"] != 1 {
 		t.Errorf("asked %v", asked.asked)
 	}
 }
 
 func TestPrincipalsThatDifferInWhatCountsAreAskedAboutApart(t *testing.T) {
-	asked := &verdicts{}
+	asked := &answers{}
 	r := newTestRegistry(nil, asked)
 	for _, p := range []authn.Principal{
 		{},
@@ -85,7 +85,7 @@ func TestPrincipalsThatDifferInWhatCountsAreAskedAboutApart(t *testing.T) {
 }
 
 func TestAQuestionEndsWithItsLastSession(t *testing.T) {
-	r := newTestRegistry(nil, &verdicts{})
+	r := newTestRegistry(nil, &answers{})
 	alice := authn.Principal{Kind: authn.Token, User: "alice"}
 	one, two := r.added(t, "app", alice), r.added(t, "app", alice)
 	withRole := alice

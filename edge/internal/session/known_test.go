@@ -31,9 +31,9 @@ func TestEachQuestionRemembersItsLastAnswerThatSaidYes(t *testing.T) {
 	}
 	for _, asked := range []time.Time{login, login.Add(time.Minute), login} {
 		o.asked = asked
-		r.recheck(t.Context())
+		r.recheckAll(t.Context())
 	}
-	r.recheck(t.Context())
+	r.recheckAll(t.Context())
 	latest := login.Add(time.Minute)
 	for n, want := range []time.Time{login, login, latest, latest} {
 		if !o.known[n].Equal(want) {

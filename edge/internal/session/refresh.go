@@ -224,6 +224,8 @@ func (r *Registry) verifyOne(ctx context.Context, s *Session, token string) {
 	case errors.Is(err, authn.ErrForbidden):
 		s.Close(RefreshRefused)
 		return
+	case ctx.Err() != nil:
+		return // the edge ends, and with it every session
 	case err != nil:
 		s.Close(RefreshFailed)
 		return

@@ -46,7 +46,7 @@ func (k *tokens) all() []string {
 // verifying runs do beside so many workers, in a bubble of its own.
 func verifying(t *testing.T, workers int, k *tokens, do func(r *Registry)) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newTestRegistry(k, &verdicts{})
+		r := newTestRegistry(k, &answers{})
 		ctx, stop := context.WithCancel(context.Background())
 		var running sync.WaitGroup
 		for range workers {
@@ -167,7 +167,7 @@ func TestARefreshedTokenAsksAboutAccessOnlyIfItMakesAnotherQuestion(t *testing.T
 	k := &tokens{}
 	verifying(t, 1, k, func(r *Registry) {
 		s := r.added(t, "app", authn.Principal{Kind: authn.Token, User: "alice", Roles: []string{"a"}})
-		asked := r.authz.(*verdicts)
+		asked := r.authz.(*answers)
 		r.refresh(s, "a")
 		time.Sleep(2 * time.Second)
 		synctest.Wait()

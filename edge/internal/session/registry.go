@@ -52,6 +52,7 @@ type Registry struct {
 	wheel  wheel
 
 	accesses accesses
+	verdicts *verdicts
 
 	refreshes *refreshes
 	list      chan chan []*Session // Run gives all sessions, since it alone moves the wheel
@@ -61,6 +62,7 @@ type Registry struct {
 func NewRegistry(engine *ws.Engine, n Authenticator, z Authorizer, ping config.Ping, log *zap.Logger, reg prometheus.Registerer) *Registry {
 	r := &Registry{
 		engine: engine, authn: n, authz: z, ping: ping, log: log,
+		verdicts:  newVerdicts(),
 		refreshes: newRefreshes(),
 		list:      make(chan chan []*Session),
 	}
@@ -109,7 +111,7 @@ func (r *Registry) Run(ctx context.Context) error {
 		group.Go(func() error { r.verify(ctx); return nil })
 	}
 	group.Go(func() error { r.turn(ctx); return nil })
-	group.Go(func() error { r.watch(ctx); return nil })
+	group.Go(func() error { r.watch(ctx, r.end); return nil })
 	return group.Wait()
 }
 
