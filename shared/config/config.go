@@ -158,6 +158,7 @@ type Buffers struct {
 	FeedAge     time.Duration `key:"feed_age" default:"60s" help:"how long a feed keeps an event for sockets that lag"`
 	FeedBytes   int64         `key:"feed_bytes" default:"16MiB" unit:"bytes" help:"bytes that one feed keeps for sockets that lag"`
 	TotalBytes  int64         `key:"total_bytes" default:"512MiB" unit:"bytes" help:"bytes that all feeds of this edge keep"`
+	RepairBytes int64         `key:"repair_bytes" default:"64MiB" unit:"bytes" help:"bytes of streams that are kept for feeds of this edge that miss the same events"`
 	GroupBytes  int64         `key:"group_bytes" default:"256MiB" unit:"bytes" help:"bytes of events that groups of this edge hold until members acknowledge them"`
 	SocketBytes int64         `key:"socket_bytes" default:"256MiB" unit:"bytes" help:"bytes that wait for stalled sockets of this edge; above it those that lag most are closed"`
 }

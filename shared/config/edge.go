@@ -143,6 +143,7 @@ func (c *check) edge(e Edge) {
 	c.duration("EDGE__BUFFERS__FEED_AGE", b.FeedAge, time.Second)
 	c.atLeast("EDGE__BUFFERS__FEED_BYTES", b.FeedBytes, mebibyte, "1MiB")
 	c.that(b.TotalBytes >= b.FeedBytes, "EDGE__BUFFERS__TOTAL_BYTES", "expected at least EDGE__BUFFERS__FEED_BYTES")
+	c.atLeast("EDGE__BUFFERS__REPAIR_BYTES", b.RepairBytes, mebibyte, "1MiB")
 	c.atLeast("EDGE__BUFFERS__SOCKET_BYTES", b.SocketBytes, mebibyte, "1MiB")
 	c.atLeast("EDGE__BUFFERS__GROUP_BYTES", b.GroupBytes, mebibyte, "1MiB")
 	c.groups(e.Groups, e.Limits)

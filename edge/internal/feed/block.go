@@ -5,10 +5,15 @@ import (
 	"errors"
 	"math"
 	"sort"
+	"time"
 
 	"canopy/edge/internal/ws"
 	"canopy/shared/event"
 )
+
+// sparsePause is the longest pause behind a batch of events that lie far apart. It is as long
+// as the stream needed to find them.
+const sparsePause = 100 * time.Millisecond
 
 // errOtherLog says that a stream is not the one any more that was asked for.
 var errOtherLog = errors.New("the stream was made anew")
@@ -95,29 +100,44 @@ func (f *Feed) readBlock(ctx context.Context, after event.Cursor) (*block, error
 		return nil, errOtherLog
 	}
 	b := &block{log: after.Log, after: after.Sequence, through: head.Sequence, sound: after.Sequence}
-	dense := false
+	var at anchor
 	for from := after.Sequence + 1; from <= head.Sequence && len(b.frames) < blockBytes && len(b.index) < blockEvents; {
 		var list []message
+		began := time.Now()
 		err := f.request(ctx, func(h *history) (err error) {
 			f.hub.stats.replayReads.Inc()
-			list, err = h.next(ctx, f.shard, f.application, from, dense)
+			list, err = h.next(ctx, f.shard, f.application, from, at)
 			return err
 		})
 		if errors.Is(err, errNone) {
 			b.through = head.Sequence
 			break
 		}
+		if err != nil && len(b.index) > 0 {
+			break // what has come is enough for now
+		}
 		if err != nil {
 			return nil, err
 		}
-		dense = list[0].sequence-from < denseSpan
+		at = anchorAfter(list, event.Cursor{Log: after.Log, Sequence: from})
 		from = b.take(list, head.Sequence)
 		b.through = min(head.Sequence, from-1)
+		if len(list) > 1 && !at.near {
+			pause(ctx, min(time.Since(began), sparsePause))
+		}
 	}
 	f.hub.stats.replayed.Add(float64(len(b.index)))
 	forgotten, err := f.forgotten(ctx, after)
 	b.sound = max(b.sound, forgotten)
 	return b, err
+}
+
+// pause leaves a stream's writes, which wait for every batch that is sought, some time.
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
 }
 
 // take adds the events up to head, and gives the sequence to read on from.

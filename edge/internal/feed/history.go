@@ -20,8 +20,20 @@ const (
 	// sequences, for an unfiltered batch to cost less than single gets.
 	denseSpan = 16
 
-	denseBatch      = 256
-	denseBatchBytes = 4 << 20
+	denseBatch = 256
+
+	// sparseBatch is how many events of one application are asked for together where others'
+	// lie between. The server looks for them one after the other, a tenth of a millisecond
+	// each, and the stream's writes wait meanwhile, so they are few.
+	sparseBatch = 16
+
+	// batchBytes bounds an answer, so that it comes within batchTimeout also over a slow link.
+	// What has come of one that does not is kept.
+	batchBytes   = 256 << 10
+	batchTimeout = 5 * requestTimeout
+
+	// anchorBytes is the largest event that is read once more as a batch's anchor.
+	anchorBytes = 32 << 10
 
 	requestTimeout = 2 * time.Second
 )
@@ -65,44 +77,63 @@ func (h *history) last(ctx context.Context, shard int, application string) (uint
 	return m.sequence, by, err
 }
 
-// next gives application's events from sequence from on, in order: one, or more where
-// they lie close together. It gives errNone if the leader has none.
-func (h *history) next(ctx context.Context, shard int, application string, from uint64, dense bool) ([]message, error) {
-	if dense {
-		if list, err := h.batch(ctx, shard, application, from); err != nil || len(list) > 0 {
+// anchor is an event that was read just before, and where the next ones are sought. Any
+// replica may answer a batch, and its copy may let events expire sooner than the leader's,
+// always the oldest first: one that still has the anchor has all that follow it.
+type anchor struct {
+	log      event.Log
+	sequence uint64 // 0: there is none, and the leader has to say what comes next
+	near     bool   // events stood close together there
+}
+
+// anchorAfter makes the last of list, which was read from a place on, the anchor of the
+// next read, unless it is large.
+func anchorAfter(list []message, from event.Cursor) anchor {
+	last := list[len(list)-1]
+	if len(last.json)+last.headers > anchorBytes {
+		return anchor{}
+	}
+	return anchor{from.Log, last.sequence, (last.sequence-from.Sequence)/uint64(len(list)) < denseSpan}
+}
+
+// next gives application's events from sequence from on, in order: one, or more if there
+// is an anchor before. It gives errNone if the leader has none.
+func (h *history) next(ctx context.Context, shard int, application string, from uint64, at anchor) ([]message, error) {
+	if at.sequence > 0 && at.sequence < from {
+		list, err := h.behind(ctx, shard, application, from, at)
+		if err != nil || len(list) > 0 {
 			return list, err
 		}
 	}
 	query := map[string]any{"seq": from, "next_by_subj": subject.In(shard, application)}
-	m, err := h.directGet(ctx, shard, query)
-	if errors.Is(err, errNone) {
-		m, _, err = h.ask(ctx, shard, query, false) // whoever answered may be a follower that lags
-	}
+	m, _, err := h.ask(ctx, shard, query, false)
 	if err != nil {
 		return nil, err
 	}
 	return []message{m}, nil
 }
 
-// directGet asks any replica for one message.
-func (h *history) directGet(ctx context.Context, shard int, query map[string]any) (message, error) {
-	body, err := json.Marshal(query)
-	if err != nil {
-		return message{}, fmt.Errorf("encode direct get: %w", err)
+// behind reads a batch from the anchor on, and gives what it holds of application from
+// sequence from on; nothing if whoever answers lacks the anchor.
+func (h *history) behind(ctx context.Context, shard int, application string, from uint64, at anchor) (list []message, err error) {
+	mine := subject.In(shard, application)
+	query := batchQuery{Sequence: at.sequence, Batch: denseBatch}
+	if !at.near {
+		query.Batch, query.Subject = sparseBatch+1, mine
 	}
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	h.requests.Inc()
-	msg, err := h.nc.RequestWithContext(ctx, "$JS.API.DIRECT.GET."+subject.Stream(shard), body)
-	if err != nil {
-		return message{}, fmt.Errorf("direct get from %s: %w", subject.Stream(shard), err)
+	first := uint64(0)
+	err = h.batch(ctx, shard, query, func(subject string, m message) {
+		if first == 0 {
+			first = m.sequence
+		}
+		if subject == mine && m.sequence >= from {
+			list = append(list, m)
+		}
+	})
+	if first != at.sequence {
+		list = nil
 	}
-	if status := msg.Header.Get("Status"); status == "404" {
-		return message{}, errNone
-	} else if status != "" {
-		return message{}, fmt.Errorf("direct get from %s: %s %s", subject.Stream(shard), status, msg.Header.Get("Description"))
-	}
-	return parseMessage(msg)
+	return list, err
 }
 
 // lastUpTo gives the sequence of application's newest event in some replica of its stream,
@@ -147,38 +178,44 @@ func (h *history) lastUpTo(ctx context.Context, shard int, application string) (
 	}
 }
 
-// batch reads denseBatch messages of every application from sequence from on and gives
-// those of application; it may give none. A range that was cut on its way is an error.
-func (h *history) batch(ctx context.Context, shard int, application string, from uint64) (list []message, err error) {
-	mine := subject.In(shard, application)
-	err = h.batchOf(ctx, shard, from, func(subject string, m message) {
-		if subject == mine {
-			list = append(list, m)
-		}
-	})
-	return list, err
+// batchQuery asks for messages of a stream, or of one subject if that is not empty.
+type batchQuery struct {
+	Sequence uint64 `json:"seq"`
+	Batch    int    `json:"batch"`
+	MaxBytes int    `json:"max_bytes"`
+	Subject  string `json:"next_by_subj,omitempty"`
 }
 
-// batchOf reads denseBatch messages of every application from sequence from on, and gives
-// each with its subject to visit. There may be none. A range that was cut on its way is an
-// error.
-func (h *history) batchOf(ctx context.Context, shard int, from uint64, visit func(subject string, m message)) error {
+// batch reads messages, and gives each with its subject to visit, in order and without a
+// hole. There may be none, and fewer than were asked for if they come slowly. Any replica
+// answers.
+func (h *history) batch(ctx context.Context, shard int, query batchQuery, visit func(subject string, m message)) error {
+	query.MaxBytes = batchBytes
+	body, err := json.Marshal(query)
+	if err != nil {
+		return fmt.Errorf("encode question for a batch: %w", err)
+	}
 	inbox := h.nc.NewRespInbox()
 	sub, err := h.nc.SubscribeSync(inbox)
 	if err != nil {
 		return fmt.Errorf("subscribe for a batch: %w", err)
 	}
 	defer func() { _ = sub.Unsubscribe() }()
-	body := fmt.Appendf(nil, `{"seq":%d,"batch":%d,"max_bytes":%d}`, from, denseBatch, denseBatchBytes)
 	h.requests.Inc()
 	if err := h.nc.PublishRequest("$JS.API.DIRECT.GET."+subject.Stream(shard), inbox, body); err != nil {
 		return fmt.Errorf("ask for a batch: %w", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	timed, cancel := context.WithTimeout(ctx, batchTimeout)
 	defer cancel()
+	stuck := time.AfterFunc(requestTimeout, cancel)
+	defer stuck.Stop()
 	var lastSeen uint64
 	for {
-		msg, err := sub.NextMsgWithContext(ctx)
+		msg, err := sub.NextMsgWithContext(timed)
+		stuck.Reset(requestTimeout)
+		if err != nil && lastSeen > 0 && ctx.Err() == nil && timed.Err() != nil {
+			return nil // the rest is asked for again
+		}
 		if err != nil {
 			return fmt.Errorf("read a batch from %s: %w", subject.Stream(shard), err)
 		}
@@ -229,7 +266,7 @@ func (h *history) stored(ctx context.Context, shard int, query map[string]any) (
 	if err != nil && len(answer.Message.Header) > 0 {
 		return message{}, fmt.Errorf("read headers of %s %d: %w", subject.Stream(shard), answer.Message.Sequence, err)
 	}
-	m := message{sequence: answer.Message.Sequence, json: answer.Message.Data}
+	m := message{sequence: answer.Message.Sequence, json: answer.Message.Data, headers: len(answer.Message.Header)}
 	m.fault = m.readLabels(header)
 	return m, nil
 }

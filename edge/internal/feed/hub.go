@@ -102,6 +102,7 @@ type Hub struct {
 	replaySlots []chan struct{} // by shard
 	replaySlot  chan struct{}   // of all
 	windows     []*windows      // by shard
+	shelf       *shelf          // theirs
 
 	failed    error                 // why the streams are not known
 	resharded bool                  // failed is for ever: the streams are another number
@@ -126,7 +127,8 @@ func New(cfg Config, feeds, requests *nats.Conn, log *zap.Logger, reg prometheus
 	h := &Hub{
 		config: cfg, nc: feeds, history: &history{nc: requests},
 		budget: newBudget(cfg.Buffers.TotalBytes), room: &room{limit: waitBytes},
-		zap: log, now: time.Now, over: make(chan struct{}, 1), grace: drainGrace,
+		shelf: &shelf{limit: cfg.Buffers.RepairBytes},
+		zap:   log, now: time.Now, over: make(chan struct{}, 1), grace: drainGrace,
 		feeds: map[string]*Feed{}, moved: map[int]chan struct{}{}, suspected: map[int]time.Time{},
 		failed: errors.New("the streams are not known yet"), replaySlot: make(chan struct{}, replaysAtOnce),
 	}

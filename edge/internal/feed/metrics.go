@@ -33,6 +33,7 @@ func newMetrics(reg prometheus.Registerer, h *Hub) *metrics {
 	gauge("socket_bytes", "Bytes that wait for stalled sockets.", func() float64 { return float64(h.config.Held()) })
 	gauge("replaying", "Sockets that get events from the stream now.", func() float64 { return float64(h.replaying()) })
 	gauge("waiting_bytes", "Bytes of live events that wait for a repair.", func() float64 { return float64(h.room.used()) })
+	gauge("repair_bytes", "Bytes of streams kept for feeds that miss the same events.", func() float64 { return float64(h.shelf.size()) })
 	m := &metrics{
 		events:       counter("events_total", "Events appended to feeds."),
 		foreign:      counter("foreign_messages_total", "Messages on our subjects that no stream had republished."),

@@ -21,6 +21,9 @@ const (
 	moveFirst = 10 * time.Second
 	moveMost  = 2 * time.Minute
 
+	// busyBytes have come over a connection since the last look if answers may only be late.
+	busyBytes = 64 << 10
+
 	// awayRetry is how long a question waits that met no connection.
 	awayRetry = 100 * time.Millisecond
 )
@@ -30,18 +33,27 @@ type link struct {
 	nc      *nats.Conn
 	history *history // asks over it
 	server  string   // that it was connected to when it was looked at last
+	bytes   uint64   // that had come by then
 	heard   time.Time
 	moved   time.Time
 	wait    time.Duration // from moved to the next move
 }
 
-// note takes what a look at the link has shown, and says whether it is stranded. away is
-// for a connection that nats.go itself renews.
-func (l *link) note(now time.Time, server string, heard, away bool) (stranded bool) {
+// busy says whether much has come since the last time.
+func (l *link) busy() bool {
+	bytes := l.nc.Stats().InBytes
+	before := l.bytes
+	l.bytes = bytes
+	return bytes-before >= busyBytes
+}
+
+// note takes what a look at the link has shown, and says whether it is stranded. excused is
+// for a connection that nats.go itself renews, or that is busy.
+func (l *link) note(now time.Time, server string, heard, excused bool) (stranded bool) {
 	if heard {
 		l.wait = 0
 	}
-	if heard || away || server != l.server {
+	if heard || excused || server != l.server {
 		l.server, l.heard = server, now // a new server has its chance, too
 		return false
 	}
@@ -94,7 +106,7 @@ func (h *Hub) lookAtLinks(ctx context.Context, links []*link, shard int) {
 			}
 			server := l.nc.ConnectedServerId()
 			_, err := l.history.info(ctx, shard, "")
-			stranded[i] = l.note(h.now(), server, heard(err), false)
+			stranded[i] = l.note(h.now(), server, heard(err), l.busy())
 			return nil
 		})
 	}

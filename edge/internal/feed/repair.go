@@ -58,7 +58,8 @@ func (f *Feed) repair(ctx context.Context) {
 
 // readOn reads what is missing until the hold ends.
 func (f *Feed) readOn(ctx context.Context, proof *proof) error {
-	dense, unsettled := false, int64(0)
+	var at anchor
+	unsettled := int64(0)
 	for {
 		if proof.end > 0 { // only the proof is left; the feed may repair something else by now
 			return f.prove(ctx, proof, proof.end, true)
@@ -77,7 +78,10 @@ func (f *Feed) readOn(ctx context.Context, proof *proof) error {
 			}
 			continue
 		}
-		list, err := f.nextOf(ctx, from, dense)
+		if at.log != from.Log {
+			at = anchor{}
+		}
+		list, err := f.nextOf(ctx, from, at)
 		if errors.Is(err, errNone) {
 			if err := f.passOver(ctx, from, target); err != nil {
 				return err
@@ -91,7 +95,7 @@ func (f *Feed) readOn(ctx context.Context, proof *proof) error {
 		if err := f.prove(ctx, proof, list[0].sequence, false); err != nil {
 			return err
 		}
-		dense = list[0].sequence-from.Sequence < denseSpan
+		at = anchorAfter(list, from)
 		unsettled += f.applyStored(list, from)
 		if unsettled > f.hub.config.Buffers.FeedBytes/8 {
 			f.settle(ctx)

@@ -36,7 +36,7 @@ func (h *Hub) learn(ctx context.Context) {
 			h.replaySlots = make([]chan struct{}, len(logs))
 			h.windows = make([]*windows, len(logs))
 			for i := range h.slots {
-				h.windows[i] = &windows{}
+				h.windows[i] = &windows{shard: i, shelf: h.shelf}
 				h.slots[i] = make(chan struct{}, requestsPerStream)
 				h.replaySlots[i] = make(chan struct{}, 1)
 			}

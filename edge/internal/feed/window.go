@@ -2,6 +2,7 @@ package feed
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -22,64 +23,94 @@ const (
 	// asks for that alone.
 	windowsAhead = 8
 
-	keptWindows     = 64 // of each stream
-	keptWindowBytes = 16 << 20
+	// windowSteps is how many windows are read, one behind the other, to come to a place.
+	windowSteps = 64
+
+	keptWindows = 1024 // of all streams
 )
 
 // window is a stretch of a stream, read once for all feeds. It never changes.
 type window struct {
+	shard         int
 	log           event.Log
 	from, through uint64
 	bytes         int
 	messages      map[string][]message // by subject, in order
 }
 
-// windows are those of one stream that were read lately. Any goroutine may call it.
+// windows are those of one stream. Any goroutine may call it.
 type windows struct {
+	shard     int
+	shelf     *shelf
 	repairing atomic.Int64 // feeds of this stream
 	reading   singleflight.Group
+}
+
+// leave forgets the windows when nobody repairs any more.
+func (w *windows) leave() {
+	if w.repairing.Add(-1) == 0 {
+		w.shelf.clear(w.shard)
+	}
+}
+
+// shelf keeps the windows of all streams that were read lately, with limit bytes at most.
+// Any goroutine may call it.
+type shelf struct {
+	limit int64
 
 	mu    sync.Mutex
 	list  []*window // the one that was read last comes last
-	bytes int
+	bytes int64
 }
 
-// find gives a window that holds sequence.
-func (w *windows) find(log event.Log, sequence uint64) *window {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for i := len(w.list) - 1; i >= 0; i-- {
-		if v := w.list[i]; v.log == log && v.from <= sequence && sequence <= v.through {
+// find gives a window of a shard's stream that holds sequence and, if behind, goes on
+// behind it.
+func (s *shelf) find(shard int, log event.Log, sequence uint64, behind bool) *window {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := len(s.list) - 1; i >= 0; i-- {
+		v := s.list[i]
+		if v.shard == shard && v.log == log && v.from <= sequence && (sequence < v.through || sequence == v.through && !behind) {
 			return v
 		}
 	}
 	return nil
 }
 
-func (w *windows) keep(v *window) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.list = append(w.list, v)
-	w.bytes += v.bytes
-	for len(w.list) > keptWindows || w.bytes > keptWindowBytes && len(w.list) > 1 {
-		w.bytes -= w.list[0].bytes
-		w.list = append([]*window(nil), w.list[1:]...)
+func (s *shelf) keep(v *window) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.list = append(s.list, v)
+	s.bytes += int64(v.bytes)
+	gone := 0
+	for ; gone < len(s.list) && (s.bytes > s.limit || len(s.list)-gone > keptWindows); gone++ {
+		s.bytes -= int64(s.list[gone].bytes)
+	}
+	if gone > 0 {
+		s.list = append([]*window(nil), s.list[gone:]...)
 	}
 }
 
-// leave forgets the windows when nobody repairs any more.
-func (w *windows) leave() {
-	if w.repairing.Add(-1) > 0 {
-		return
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.list, w.bytes = nil, 0
+func (s *shelf) clear(shard int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.list = slices.DeleteFunc(s.list, func(v *window) bool {
+		if v.shard == shard {
+			s.bytes -= int64(v.bytes)
+		}
+		return v.shard == shard
+	})
+}
+
+func (s *shelf) size() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.bytes
 }
 
 // nextOf gives f's events from a place on, like history.next. Feeds that repair together
 // share what they read.
-func (f *Feed) nextOf(ctx context.Context, from event.Cursor, dense bool) (list []message, err error) {
+func (f *Feed) nextOf(ctx context.Context, from event.Cursor, anchor anchor) (list []message, err error) {
 	w := f.hub.windowsOf(f.shard)
 	mine := subject.In(f.shard, f.application)
 	for at, n := from.Sequence, 0; w.repairing.Load() >= sharedRepairs && n < windowsAhead; n++ {
@@ -88,7 +119,7 @@ func (f *Feed) nextOf(ctx context.Context, from event.Cursor, dense bool) (list 
 			return nil, err
 		}
 		if v == nil {
-			break // whoever answered has nothing there: the leader decides
+			break // the leader decides what is there
 		}
 		list = v.messages[mine]
 		for len(list) > 0 && list[0].sequence < from.Sequence {
@@ -100,41 +131,69 @@ func (f *Feed) nextOf(ctx context.Context, from event.Cursor, dense bool) (list 
 		at = v.through + 1
 	}
 	err = f.request(ctx, func(h *history) (err error) {
-		list, err = h.next(ctx, f.shard, f.application, from.Sequence, dense)
+		list, err = h.next(ctx, f.shard, f.application, from.Sequence, anchor)
 		return err
 	})
 	return list, err
 }
 
-// window gives the window that holds a place, or nil if the stream ends before.
+// window gives the window that holds a place, or nil if that cannot be had: the stream ends
+// before, or whoever answers has let events expire that the leader may still have.
 func (f *Feed) window(ctx context.Context, w *windows, at event.Cursor) (*window, error) {
-	if v := w.find(at.Log, at.Sequence); v != nil {
+	if v := w.shelf.find(w.shard, at.Log, at.Sequence, false); v != nil {
 		return v, nil
 	}
-	start := at.Sequence - at.Sequence%denseBatch // so that feeds ask for the same windows
-	result := w.reading.DoChan(strconv.FormatUint(start, 10), func() (any, error) {
-		v := &window{log: at.Log, from: start, messages: map[string][]message{}}
+	start := max(1, at.Sequence-at.Sequence%denseBatch) // so that feeds ask for the same windows
+	for range windowSteps {
+		v := w.shelf.find(w.shard, at.Log, start, true)
+		if v == nil {
+			var err error
+			if v, err = f.readWindow(ctx, w, event.Cursor{Log: at.Log, Sequence: start}); err != nil {
+				return nil, err
+			}
+		}
+		switch {
+		case v.log != at.Log || v.from > at.Sequence || v.through <= start && v.through < at.Sequence:
+			return nil, nil
+		case v.through >= at.Sequence:
+			return v, nil
+		}
+		start = v.through // its last message is the next one's anchor
+	}
+	return nil, nil
+}
+
+// readWindow reads the window that begins at a place, once for all who want it now. Its
+// first message says from where on it holds all that the stream has.
+func (f *Feed) readWindow(ctx context.Context, w *windows, at event.Cursor) (*window, error) {
+	result := w.reading.DoChan(strconv.FormatUint(at.Sequence, 10), func() (any, error) {
+		var v *window
+		query := batchQuery{Sequence: at.Sequence, Batch: denseBatch}
 		err := f.hub.request(f.hub.context, f.shard, func() error {
-			return f.hub.history.batchOf(f.hub.context, f.shard, max(1, start), func(subject string, m message) {
+			v = &window{shard: w.shard, log: at.Log, messages: map[string][]message{}}
+			return f.hub.history.batch(f.hub.context, f.shard, query, func(subject string, m message) {
+				if v.from == 0 {
+					v.from = m.sequence
+				}
 				v.messages[subject] = append(v.messages[subject], m)
 				v.through = m.sequence
 				v.bytes += m.size() + len(subject)
 			})
 		})
-		if err == nil && v.through > 0 {
-			w.keep(v)
+		if err != nil {
+			return nil, err
 		}
-		return v, err
+		if v.through > 0 {
+			w.shelf.keep(v)
+		}
+		return v, nil
 	})
 	select {
 	case r := <-result:
 		if r.Err != nil {
 			return nil, r.Err
 		}
-		if v := r.Val.(*window); v.log == at.Log && v.through >= at.Sequence {
-			return v, nil
-		}
-		return nil, nil
+		return r.Val.(*window), nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
