@@ -92,6 +92,7 @@ func (a *admission) authorize(r *http.Request, p authn.Principal, application st
 	}
 	switch {
 	case errors.Is(err, authn.ErrNotAsked):
+		a.limits.vain.Inc()
 		return grant{}, tooMany("Too many requests for applications that you may not read", seconds(wait))
 	case err != nil:
 		return grant{}, internal("Authorization is not available", err)

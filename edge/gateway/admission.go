@@ -29,6 +29,11 @@ const (
 	spareDescriptors = 512
 
 	attachTimeout = 8 * time.Second
+
+	// connectionTimeout ends what is no socket so long after it came, whatever it waits
+	// for. It is more than all that may take its time one after the other: the proxy's
+	// header, the request's, the answer, and its way to the client.
+	connectionTimeout = 45 * time.Second
 )
 
 // admission turns requests into sessions or refuses them, in a fixed order: connection
@@ -40,7 +45,8 @@ type admission struct {
 	pending  atomic.Int64 // connections that net/http still has
 	limits   *limits
 	askers   *guard.Guard[asker]
-	origins  []string // that may use Basic credentials, in one spelling; empty: the request's own
+	overall  time.Duration // that a connection may take to become a socket
+	origins  []string      // that may use Basic credentials, in one spelling; empty: the request's own
 	outcomes *prometheus.CounterVec
 }
 
@@ -48,6 +54,7 @@ func newAdmission(e *edge, reg prometheus.Registerer) (*admission, error) {
 	a := &admission{
 		edge: e, limit: e.cfg.Edge.Limits.Connections,
 		limits: newLimits(e.cfg.Edge.Limits, reg), askers: newAskers(), outcomes: newOutcomes(reg),
+		overall: connectionTimeout,
 	}
 	for _, text := range e.cfg.Edge.AllowedOrigins {
 		origin, err := config.Origin(text)
@@ -82,10 +89,17 @@ func descriptorLimit() int {
 
 // connState counts the connections that are no sockets yet, and closes those beyond any
 // hope of an answer, so that slow requests cannot use up the descriptors, nor those of one
-// address the room of all others.
+// address the room of all others. None may stay for longer than overall.
 func (a *admission) connState(c net.Conn, state http.ConnState) {
+	own, _ := c.(*jsonConn)
 	switch state {
 	case http.StateNew:
+		if own != nil {
+			own.overall = time.AfterFunc(a.overall, func() {
+				a.answered(http.StatusRequestTimeout)
+				_ = c.Close() // StateClosed follows
+			})
+		}
 		switch {
 		case !a.takePeer(c):
 			a.pending.Add(1)
@@ -96,8 +110,12 @@ func (a *admission) connState(c net.Conn, state http.ConnState) {
 		}
 	case http.StateHijacked, http.StateClosed:
 		a.pending.Add(-1)
-		if c, ok := c.(*jsonConn); ok && c.counts {
-			a.limits.peers.give(c.peer)
+		if own == nil {
+			return
+		}
+		own.overall.Stop()
+		if own.counts {
+			a.limits.peers.give(own.peer)
 		}
 	}
 }
@@ -119,8 +137,10 @@ func (a *admission) takePeer(conn net.Conn) bool {
 }
 
 func (a *admission) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if a.cors(w, r) {
-		return
+	a.cors(w, r)
+	if r.ContentLength != 0 {
+		// net/http would wait for the body before it answers.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now()) // fails only if the client is gone
 	}
 	refused := a.open(w, r)
 	if refused == nil {
@@ -129,10 +149,6 @@ func (a *admission) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.answered(refused.status)
 	if refused.cause != nil && refused.status >= http.StatusInternalServerError {
 		a.log.Warn("socket refused", zap.Int("status", refused.status), zap.Error(refused.cause))
-	}
-	if r.ContentLength != 0 {
-		// net/http would wait for the body before it answers.
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now()) // fails only if the client is gone
 	}
 	refused.write(w)
 }
@@ -148,7 +164,7 @@ func (a *admission) unreadable(status int) {
 	}
 }
 
-// open answers 101 and hands the connection over, or says why not.
+// open answers 101 and hands the connection over, or answers a preflight, or says why not.
 func (a *admission) open(w http.ResponseWriter, r *http.Request) *refusal {
 	if a.sessions.Len() >= a.limit {
 		a.limits.full.Inc()
@@ -164,6 +180,9 @@ func (a *admission) open(w http.ResponseWriter, r *http.Request) *refusal {
 			place.leave()
 		}
 	}()
+	if a.preflight(w, r) {
+		return nil
+	}
 	refused = a.admit(w, r, place)
 	kept = refused == nil
 	return refused
@@ -214,6 +233,7 @@ func (a *admission) identify(r *http.Request, to target) (authn.Principal, *refu
 	var failed *authn.TooMany
 	switch {
 	case errors.As(err, &failed):
+		a.limits.signIns.Inc()
 		return authn.Principal{}, tooMany("Too many failed sign-ins from this address", seconds(failed.RetryAfter))
 	case errors.Is(err, authn.ErrForbidden):
 		return authn.Principal{}, forbidden("Forbidden", err)

@@ -89,6 +89,35 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+func TestAUserIsOneUserWithTokensAndWithKeysAndAnotherAtAFurtherIssuer(t *testing.T) {
+	first, second := startOIDC(t), startOIDC(t)
+	s := startEdge(t, func(cfg *config.Config) {
+		trust(first, second)(cfg)
+		cfg.Edge.Limits.ConnectionsPerUser = 1
+	})
+	s.dial("/open-app?token="+first.sign(first.claims("alice")), nil)
+	if status, body := s.open("/open-app?username=alice&api_key=secret"); status != 429 || !strings.Contains(body, "of this user") {
+		t.Errorf("the key of a user who has a socket by token: %d %s, want 429", status, body)
+	}
+	if status, body := s.open("/open-app?token=" + second.sign(second.claims("alice"))); status != 101 {
+		t.Errorf("a user of that name at the second issuer: %d %s, want 101", status, body)
+	}
+}
+
+func TestQuestionsAboutAccessInVainAreCountedAsALimit(t *testing.T) {
+	d := startCloud(t)
+	s := startEdge(t, d.use(time.Minute, time.Minute))
+	refused := 0.0
+	for n := 0; n < vainBurst+50; n++ {
+		if answer, _ := s.ask(http.MethodGet, fmt.Sprintf("/nothing-%d", n), nil); answer.StatusCode == 429 {
+			refused++
+		}
+	}
+	if n := s.metric(`canopy_edge_over_limit_total{limit="forbidden_applications"}`); refused == 0 || n != refused {
+		t.Errorf("%v refusals are counted, want %v", n, refused)
+	}
+}
+
 func TestTheAddressThatCountsIsTheClients(t *testing.T) {
 	from := func(entries ...string) http.Header { return http.Header{"X-Forwarded-For": entries} }
 	s := startEdge(t, func(cfg *config.Config) {

@@ -26,17 +26,13 @@ type limits struct {
 	header       prometheus.Counter // refusals by the size of headers
 	groups       prometheus.Counter // refusals by the number of an application's groups
 	newGroups    prometheus.Counter // refusals by the number of an address's new ones
+	signIns      prometheus.Counter // refusals by the number of sign-ins that failed
+	vain         prometheus.Counter // refusals by the number of questions about access that is not there
 	perSecond    *rate.Limiter      // nil is off
 	addresses    quota[netip.Prefix]
 	peers        quota[netip.Prefix] // connections that are no sockets yet
-	users        quota[user]
+	users        quota[string]       // by the name of the principal: see place.user
 	applications quota[string]
-}
-
-// user is a principal with a name.
-type user struct {
-	kind authn.Kind
-	name string
 }
 
 func newLimits(l config.Limits, reg prometheus.Registerer) *limits {
@@ -52,9 +48,11 @@ func newLimits(l config.Limits, reg prometheus.Registerer) *limits {
 		header:       over("header_bytes"),
 		groups:       over("groups_per_application"),
 		newGroups:    over("new_groups_per_address"),
+		signIns:      over("failed_sign_ins"),
+		vain:         over("forbidden_applications"),
 		addresses:    newQuota[netip.Prefix](l.ConnectionsPerAddress, address),
 		peers:        newQuota[netip.Prefix](peers, address),
-		users:        newQuota[user](l.ConnectionsPerUser, over("connections_per_user")),
+		users:        newQuota[string](l.ConnectionsPerUser, over("connections_per_user")),
 		applications: newQuota[string](l.ConnectionsPerApplication, over("connections_per_application")),
 	}
 	if n := l.ConnectionsPerSecond; n > 0 {
@@ -84,9 +82,12 @@ func (l *limits) enter(address netip.Addr) (*place, *refusal) {
 // place is what one socket holds of the limits, from its request to its end. Only the
 // request's goroutine may claim; leave may be called by any, after that, and again.
 type place struct {
-	limits      *limits
-	address     netip.Prefix
-	user        user
+	limits  *limits
+	address netip.Prefix
+	// user is the name of the principal, empty for an anonymous one. Whoever is a member of applications under one name is
+	// one user, with tokens and with API keys: the first issuer's users and those of keys
+	// share their names, all others are written so that they cannot be taken for them.
+	user        string
 	application string
 	held        int // how many of the three, in the order in which they are claimed
 	left        atomic.Bool
@@ -95,7 +96,7 @@ type place struct {
 // claim adds the place among the sockets of p and of application, or says why there is
 // none.
 func (p *place) claim(principal authn.Principal, application string) *refusal {
-	p.user, p.application = user{principal.Kind, principal.User}, application
+	p.user, p.application = principal.User, application
 	if principal.Kind != authn.Anonymous && !p.limits.users.take(p.user) {
 		return tooMany("Too many connections of this user", socketsRetryAfter)
 	}
@@ -116,7 +117,7 @@ func (p *place) leave() {
 	if p.held >= 1 {
 		l.addresses.give(p.address)
 	}
-	if p.held >= 2 && p.user.kind != authn.Anonymous {
+	if p.held >= 2 && p.user != "" {
 		l.users.give(p.user)
 	}
 	if p.held >= 3 {

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
@@ -78,8 +79,11 @@ type jsonConn struct {
 	net.Conn
 	refused func(status int)
 
-	peer   netip.Prefix // what it counts for; both are admission's
-	counts bool
+	// What follows is admission's.
+
+	overall *time.Timer  // closes it
+	peer    netip.Prefix // what it counts for
+	counts  bool
 }
 
 // NetConn is the connection below.

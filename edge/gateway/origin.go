@@ -47,22 +47,29 @@ func sendsBasic(h http.Header) bool {
 	})
 }
 
-// cors lets pages from everywhere read plain answers if HTTP__CORS__MODE is permissive, and
-// answers the question that browsers ask before: true if that is all. Nothing is allowed
-// with credentials, since refusals tell what somebody may read.
-func (a *admission) cors(w http.ResponseWriter, r *http.Request) (answered bool) {
-	if a.cfg.HTTP.CORS.Mode != "permissive" || r.Header.Get("Origin") == "" {
+// cors lets pages from everywhere read plain answers if HTTP__CORS__MODE is permissive.
+// Nothing is allowed with credentials, since refusals tell what somebody may read.
+func (a *admission) cors(w http.ResponseWriter, r *http.Request) {
+	if a.allowsPages(r) {
+		w.Header().Set("Access-Control-Allow-Origin", "*")
+		w.Header().Set("Access-Control-Expose-Headers", "Retry-After")
+	}
+}
+
+func (a *admission) allowsPages(r *http.Request) bool {
+	return a.cfg.HTTP.CORS.Mode == "permissive" && r.Header.Get("Origin") != ""
+}
+
+// preflight answers the question that browsers ask before: true if the request is that.
+func (a *admission) preflight(w http.ResponseWriter, r *http.Request) (answered bool) {
+	if !a.allowsPages(r) || r.Method != http.MethodOptions || r.Header.Get("Access-Control-Request-Method") == "" {
 		return false
 	}
 	header := w.Header()
-	header.Set("Access-Control-Allow-Origin", "*")
-	header.Set("Access-Control-Expose-Headers", "Retry-After")
-	if r.Method != http.MethodOptions || r.Header.Get("Access-Control-Request-Method") == "" {
-		return false
-	}
 	header.Set("Access-Control-Allow-Methods", http.MethodGet)
 	header.Set("Access-Control-Allow-Headers", "Authorization, *")
 	header.Set("Access-Control-Max-Age", "3600")
 	w.WriteHeader(http.StatusNoContent)
+	a.answered(http.StatusNoContent)
 	return true
 }

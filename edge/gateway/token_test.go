@@ -403,6 +403,9 @@ func TestWrongKeysAreHeldBackAndSlowDownNobody(t *testing.T) {
 	if p99 := took[len(took)*99/100]; p99 > 500*time.Millisecond {
 		t.Errorf("p99 of good logins is %v", p99)
 	}
+	if n := s.metric(`canopy_edge_over_limit_total{limit="failed_sign_ins"}`); n != float64(held.Load()) {
+		t.Errorf("%v refusals are counted, want %d", n, held.Load())
+	}
 	if most := int64(20 + time.Since(start)/time.Second + 8); int64(guesses)-held.Load() > most {
 		t.Errorf("%d wrong keys were not held back, want %d at most", int64(guesses)-held.Load(), most)
 	}

@@ -128,7 +128,7 @@ type Edge struct {
 type Limits struct {
 	Connections               int   `key:"connections" default:"0" help:"sockets on this edge, beyond which it answers 503; 0 means the descriptor limit less 512"`
 	ConnectionsPerApplication int   `key:"connections_per_application" default:"0" help:"sockets of one application on this edge, beyond which it answers 429; 0 is off"`
-	ConnectionsPerUser        int   `key:"connections_per_user" default:"0" help:"sockets of one user on this edge, beyond which it answers 429; anonymous clients are not counted; 0 is off"`
+	ConnectionsPerUser        int   `key:"connections_per_user" default:"0" help:"sockets of one user on this edge, by token and by API key together, beyond which it answers 429; anonymous clients are not counted; 0 is off"`
 	ConnectionsPerAddress     int   `key:"connections_per_address" default:"0" help:"sockets and requests of one client address (of IPv6: one /64) on this edge, beyond which it answers 429; behind a proxy it needs HTTP__TRUSTED_PROXIES or HTTP__PROXY_PROTOCOL, or all clients are one; 0 is off"`
 	ConnectionsPerSecond      int   `key:"connections_per_second" default:"0" help:"requests for a socket a second on this edge, beyond which it answers 503; so many may come at once; 0 is off"`
 	MessagesPerSecond         int   `key:"messages_per_second" default:"100" help:"frames that one client may send in a second, control frames among them and Pongs that answer a Ping not; above it the socket is closed with 1008; 0 is off"`

@@ -29,21 +29,15 @@ type refreshes struct {
 	mu      sync.Mutex
 	held    map[*Session]*refresh
 	turns   list.List // of the lines that are not empty, as *line; the first is next
-	lines   map[user]*line
+	lines   map[string]*line // by user
 	resting list.List // those that were verified a moment ago, as *refresh, by until
 
 	wake chan struct{} // holds an element when there may be something for one more worker
 }
 
-// user is whoever signed in under a name in one way.
-type user struct {
-	kind authn.Kind
-	name string
-}
-
 // line holds the refreshes of one user that wait, in the order in which they came.
 type line struct {
-	user    user
+	user    string
 	waiting list.List     // of *refresh
 	turn    *list.Element // in turns
 }
@@ -52,7 +46,7 @@ type line struct {
 // its turn a moment ago.
 type refresh struct {
 	session *Session
-	user    user
+	user    string
 	token   *string // nil if none came since the last was taken
 	place   *list.Element
 	in      *list.List // that place is in; nil while the token is verified
@@ -61,7 +55,7 @@ type refresh struct {
 
 func newRefreshes() *refreshes {
 	return &refreshes{
-		held: make(map[*Session]*refresh), lines: make(map[user]*line), wake: make(chan struct{}, 1),
+		held: make(map[*Session]*refresh), lines: make(map[string]*line), wake: make(chan struct{}, 1),
 	}
 }
 
@@ -71,8 +65,7 @@ func (q *refreshes) put(s *Session, token string) {
 	defer q.mu.Unlock()
 	one := q.held[s]
 	if one == nil {
-		p := s.principal.Load()
-		one = &refresh{session: s, user: user{p.Kind, p.User}}
+		one = &refresh{session: s, user: s.principal.Load().User}
 		q.held[s] = one
 		q.enter(one)
 	}
