@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
 	"crypto/rsa"
 	"encoding/json"
 	"fmt"
@@ -17,7 +18,6 @@ import (
 	"canopy/shared/config"
 
 	"github.com/MicahParks/jwkset"
-	"github.com/MicahParks/keyfunc/v3"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 )
@@ -30,7 +30,6 @@ type issuer struct {
 	prefix  string   // of its users and roles: nothing for the first issuer, else "<N>/"
 	clients []string // client ids, one of which a token must be meant for
 	keys    *keySet
-	lookup  keyfunc.Keyfunc // reads keys
 }
 
 // newIssuers returns the issuers of cfg by name. They share transport, nil for the usual
@@ -65,11 +64,6 @@ func newIssuers(cfg config.OAuth, log *zap.Logger, refreshes *prometheus.Counter
 			i.prefix = n + "/"
 		}
 		i.keys = newKeySet(i.fetch, log.With(zap.String("issuer", address)), refreshes.MustCurryWith(prometheus.Labels{"issuer": n}))
-		// Keys without a use are signing keys to most issuers; those for encryption are not ours.
-		i.lookup, err = keyfunc.New(keyfunc.Options{Storage: i.keys, UseWhitelist: []jwkset.USE{jwkset.UseSig, ""}})
-		if err != nil {
-			return nil, fmt.Errorf("make key lookup: %w", err)
-		}
 		issuers[address] = i
 	}
 	if cfg.IssuerURL != "" && len(cfg.Clients) == 0 {
@@ -104,17 +98,16 @@ func (i *issuer) fetch(ctx context.Context) ([]jwkset.JWK, error) {
 	if err := i.Get(ctx, at.Keys, &set); err != nil {
 		return nil, err
 	}
-	keys := usable(set.Keys)
-	if len(keys) == 0 {
+	keys := public(set.Keys)
+	if !slices.ContainsFunc(keys, signs) {
 		return nil, fmt.Errorf("read %s: no usable key among %d", at.Keys, len(set.Keys))
 	}
 	return keys, nil
 }
 
-// usable returns those keys of a set that can verify a token: public keys of an
-// asymmetric algorithm, with an id. One key that nobody here understands must not hide
-// the others.
-func usable(raw []json.RawMessage) []jwkset.JWK {
+// public returns those keys of a set that belong to an asymmetric algorithm, with an id.
+// One key that nobody here understands must not hide the others.
+func public(raw []json.RawMessage) []jwkset.JWK {
 	var keys []jwkset.JWK
 	for _, r := range raw {
 		key, err := jwkset.NewJWKFromRawJSON(r, jwkset.JWKMarshalOptions{}, jwkset.JWKValidateOptions{})
@@ -127,6 +120,30 @@ func usable(raw []json.RawMessage) []jwkset.JWK {
 		}
 	}
 	return keys
+}
+
+// signs reports whether tokens may be signed with a key. Those without a use are signing
+// keys to most issuers; those for encryption are not.
+func signs(key jwkset.JWK) bool {
+	use := key.Marshal().USE
+	return use == jwkset.UseSig || use == ""
+}
+
+// fits reports whether a signature by that algorithm may be checked with a key: it is of
+// its type (RFC 7518, section 3.1), and the issuer has not meant it for another one.
+func fits(key jwkset.JWK, algorithm string) bool {
+	if meant := key.Marshal().ALG.String(); !signs(key) || meant != "" && meant != algorithm {
+		return false
+	}
+	switch k := key.Key().(type) {
+	case *rsa.PublicKey:
+		return strings.HasPrefix(algorithm, "RS") || strings.HasPrefix(algorithm, "PS")
+	case *ecdsa.PublicKey:
+		return algorithm == map[elliptic.Curve]string{elliptic.P256(): "ES256", elliptic.P384(): "ES384", elliptic.P521(): "ES512"}[k.Curve]
+	case ed25519.PublicKey:
+		return algorithm == "EdDSA"
+	}
+	return false
 }
 
 // meant reports whether a token's audience holds a client id of this issuer, and if the

@@ -30,31 +30,27 @@ const (
 // errUnknownKey says that the issuer has no key of a token's key id.
 var errUnknownKey = errors.New("unknown key id")
 
-// keySet holds the issuer's keys in memory and refreshes them in the background. It is
-// the storage that keyfunc reads. The keys that were fetched last stay in use for as long
-// as the issuer cannot be reached.
+// keySet holds the issuer's keys in memory and refreshes them in the background. The keys
+// that were fetched last stay in use for as long as the issuer cannot be reached.
 //
 // Any goroutine may read; run alone fetches.
 type keySet struct {
-	jwkset.Storage // the keys that were fetched last; KeyReplaceAll swaps all of them at once
-
 	fetch     func(context.Context) ([]jwkset.JWK, error)
 	log       *zap.Logger
 	refreshes *prometheus.CounterVec
 	wanted    chan struct{} // wakes run; holds at most one wish
 
 	mu      sync.Mutex
-	loaded  bool          // keys were fetched once
-	err     error         // what the last attempt ended with
-	pending bool          // an attempt is wanted or under way
-	started time.Time     // since when
-	done    chan struct{} // closed when that attempt, or else the next one, ends
-	asked   time.Time     // when an unknown key id last caused an attempt
+	byID    map[string][]jwkset.JWK // those that were fetched last; nil before the first
+	err     error                   // what the last attempt ended with
+	pending bool                    // an attempt is wanted or under way
+	started time.Time               // since when
+	done    chan struct{}           // closed when that attempt, or else the next one, ends
+	asked   time.Time               // when an unknown key id last caused an attempt
 }
 
 func newKeySet(fetch func(context.Context) ([]jwkset.JWK, error), log *zap.Logger, refreshes *prometheus.CounterVec) *keySet {
 	return &keySet{
-		Storage:   jwkset.NewMemoryStorage(),
 		fetch:     fetch,
 		log:       log,
 		refreshes: refreshes,
@@ -101,10 +97,6 @@ func (k *keySet) refresh(ctx context.Context) bool {
 	k.mu.Unlock()
 
 	keys, err := k.fetch(ctx)
-	if err == nil {
-		err = k.KeyReplaceAll(ctx, keys)
-	}
-
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.err, k.pending = err, false
@@ -119,14 +111,18 @@ func (k *keySet) refresh(ctx context.Context) bool {
 	case err != nil:
 		k.refreshes.WithLabelValues("error").Inc()
 		if before == nil || before.Error() != err.Error() {
-			k.log.Warn("fetching the issuer's keys failed, retrying", zap.Bool("last keys in use", k.loaded), zap.Error(err))
+			k.log.Warn("fetching the issuer's keys failed, retrying", zap.Bool("last keys in use", k.byID != nil), zap.Error(err))
 		}
 	default:
 		k.refreshes.WithLabelValues("pass").Inc()
 		if before != nil {
 			k.log.Info("the issuer's keys are there", zap.Int("keys", len(keys)))
 		}
-		k.loaded = true
+		k.byID = make(map[string][]jwkset.JWK)
+		for _, key := range keys {
+			id := key.Marshal().KID
+			k.byID[id] = append(k.byID[id], key)
+		}
 	}
 	return err == nil
 }
@@ -135,28 +131,28 @@ func (k *keySet) refresh(ctx context.Context) bool {
 func (k *keySet) ready() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.loaded {
+	if k.byID != nil {
 		return nil
 	}
 	return k.err
 }
 
-// KeyRead returns the key of an id. An unknown id may be a new key of the issuer: it
-// causes a refresh, at most one in unknownInterval, and waits for it until unknownWait
-// after its start. The error wraps errUnknownKey, or ErrUnavailable when there were never
-// any keys: once there are, an id that is not among them is refused also while the issuer
-// is away. It hides the method of the storage that holds the keys.
-func (k *keySet) KeyRead(ctx context.Context, id string) (jwkset.JWK, error) {
-	key, err := k.Storage.KeyRead(ctx, id)
-	if err == nil {
-		return key, nil
+// read returns the keys of an id, of which an issuer may have several: for other uses, or
+// of other algorithms. An unknown id may be a new key of the issuer: it causes a refresh,
+// at most one in unknownInterval, and waits for it until unknownWait after its start. The
+// error wraps errUnknownKey, or ErrUnavailable when there were never any keys: once there
+// are, an id that is not among them is refused also while the issuer is away.
+func (k *keySet) read(ctx context.Context, id string) ([]jwkset.JWK, error) {
+	keys, ready := k.known(id)
+	if len(keys) > 0 {
+		return keys, nil
 	}
-	if k.ready() != nil {
-		return jwkset.JWK{}, ErrUnavailable
+	if !ready {
+		return nil, ErrUnavailable
 	}
 	done, started := k.askForRefresh()
 	if done == nil {
-		return jwkset.JWK{}, errUnknownKey
+		return nil, errUnknownKey
 	}
 	// Counted from the start of the refresh and not from here: while an issuer hangs,
 	// one token after the other must not wait a second each.
@@ -167,10 +163,17 @@ func (k *keySet) KeyRead(ctx context.Context, id string) (jwkset.JWK, error) {
 	case <-timer.C:
 	case <-ctx.Done():
 	}
-	if key, err = k.Storage.KeyRead(ctx, id); err != nil {
-		return jwkset.JWK{}, errUnknownKey
+	if keys, _ = k.known(id); len(keys) == 0 {
+		return nil, errUnknownKey
 	}
-	return key, nil
+	return keys, nil
+}
+
+// known returns the keys of an id that are in memory, and whether any are.
+func (k *keySet) known(id string) (keys []jwkset.JWK, ready bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.byID[id], k.byID != nil
 }
 
 // askForRefresh returns a channel that is closed when the refresh under way has ended,

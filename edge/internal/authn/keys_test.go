@@ -154,7 +154,7 @@ func TestUnknownKeyIdsCauseOneRefreshInTenSeconds(t *testing.T) {
 			return nil, nil
 		})
 		for range 300 { // over 30 s
-			if _, err := k.KeyRead(t.Context(), "nobody's"); !errors.Is(err, errUnknownKey) {
+			if _, err := k.read(t.Context(), "nobody's"); !errors.Is(err, errUnknownKey) {
 				t.Fatalf("got %v, want errUnknownKey", err)
 			}
 			time.Sleep(100 * time.Millisecond)
@@ -180,7 +180,7 @@ func TestNoTokenWaitsLongerThanASecondForAnIssuerThatHangs(t *testing.T) {
 		hang = true
 		start := time.Now()
 		for range 4 { // one after the other, during one attempt
-			if _, err := k.KeyRead(t.Context(), "new"); !errors.Is(err, errUnknownKey) {
+			if _, err := k.read(t.Context(), "new"); !errors.Is(err, errUnknownKey) {
 				t.Fatalf("got %v, want errUnknownKey", err)
 			}
 		}
@@ -221,7 +221,7 @@ func TestIssuerInTroubleIsAskedOnceInTenSecondsWhateverTokensCome(t *testing.T) 
 		})
 		time.Sleep(refreshInterval + time.Second) // the outage is noticed in the background
 		for range 1000 {
-			_, _ = k.KeyRead(t.Context(), "made up")
+			_, _ = k.read(t.Context(), "made up")
 			time.Sleep(100 * time.Millisecond)
 		}
 		synctest.Wait()

@@ -116,12 +116,24 @@ func (v *verifier) key(ctx context.Context, t *jwt.Token, c *claims) (*issuer, a
 	if _, ok := t.Header["crit"]; ok {
 		return nil, nil, jwt.ErrTokenUnverifiable
 	}
-	// keyfunc would try every key on a token that names none.
-	if kid, ok := t.Header["kid"].(string); !ok || kid == "" {
+	id, ok := t.Header["kid"].(string)
+	if !ok || id == "" {
 		return nil, nil, errUnknownKey
 	}
-	key, err := from.lookup.KeyfuncCtx(ctx)(t)
-	return from, key, err
+	keys, err := from.keys.read(ctx, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	var set jwt.VerificationKeySet // one of which must vouch
+	for _, key := range keys {
+		if fits(key, t.Method.Alg()) {
+			set.Keys = append(set.Keys, key.Key())
+		}
+	}
+	if len(set.Keys) == 0 {
+		return nil, nil, errUnknownKey
+	}
+	return from, set, nil
 }
 
 // roles returns the roles that count: those of the realm, and those of Drogue's two clients.
