@@ -5,6 +5,11 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
 )
 
 // clientAddress is the address that a request comes from, without a port: everything that
@@ -33,6 +38,38 @@ func (e *edge) clientAddress(r *http.Request) netip.Addr {
 		}
 	}
 	return address
+}
+
+// strangersInterval is the least time between two warnings of strangers.
+const strangersInterval = 10 * time.Minute
+
+// strangers notices peers that speak for others without being trusted: a client that poses
+// as another one, or a proxy that the operator has not told of, behind which all clients
+// share its address. Any goroutine may use it.
+type strangers struct {
+	seen    prometheus.Counter
+	next    atomic.Int64 // when the next warning may come, in Unix nanoseconds
+	present func() time.Time
+}
+
+func newStrangers(reg prometheus.Registerer) *strangers {
+	s := &strangers{present: time.Now, seen: prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "canopy_edge_untrusted_forwarded_total",
+		Help: "Requests with X-Forwarded-For from a peer that is not in HTTP__TRUSTED_PROXIES: the header was ignored.",
+	})}
+	reg.MustRegister(s.seen)
+	return s
+}
+
+// note counts such a request, and warns of it, rarely.
+func (s *strangers) note(log *zap.Logger, peer netip.Addr) {
+	s.seen.Inc()
+	now, next := s.present(), s.next.Load()
+	if now.UnixNano() < next || !s.next.CompareAndSwap(next, now.Add(strangersInterval).UnixNano()) {
+		return
+	}
+	log.Warn("X-Forwarded-For is ignored: its sender is not in HTTP__TRUSTED_PROXIES. If it is a proxy of yours, all its clients count as one address",
+		zap.Stringer("peer", peer))
 }
 
 // clientScheme is http or https as the client sees it, "" if that is not known: nobody

@@ -170,6 +170,9 @@ func (a *admission) open(w http.ResponseWriter, r *http.Request) *refusal {
 		a.limits.full.Inc()
 		return full()
 	}
+	if peer := peerAddress(r); len(r.Header.Values("X-Forwarded-For")) > 0 && !a.isProxy(peer) {
+		a.strangers.note(a.log, peer)
+	}
 	place, refused := a.limits.enter(a.clientAddress(r))
 	if refused != nil {
 		return refused

@@ -3,6 +3,7 @@ package gateway
 import (
 	"fmt"
 	"net/http"
+	"net/netip"
 	"os"
 	"strings"
 	"sync"
@@ -11,6 +12,10 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 
 	"canopy/shared/config"
 )
@@ -165,6 +170,41 @@ func TestAForwardedAddressCountsFromTrustedProxiesOnly(t *testing.T) {
 	s.dial("/open-app", http.Header{"X-Forwarded-For": {"192.0.2.1"}})
 	if answer, _ := s.ask(http.MethodGet, "/open-app", http.Header{"X-Forwarded-For": {"192.0.2.2"}}); answer.StatusCode != 429 {
 		t.Errorf("got %s, want 429", answer.Status)
+	}
+}
+
+func TestAnOperatorHearsOfAProxyThatHeHasNotNamed(t *testing.T) {
+	core, logs := observer.New(zapcore.WarnLevel)
+	s := startEdgeLogging(t, zap.New(core), func(cfg *config.Config) { cfg.HTTP.TrustedProxies = []string{"10.0.0.0/8"} })
+	warnings := func() []observer.LoggedEntry { return logs.FilterMessageSnippet("HTTP__TRUSTED_PROXIES").All() }
+	s.ask(http.MethodGet, "/open-app", nil)
+	if got := warnings(); len(got) != 0 {
+		t.Errorf("a request without X-Forwarded-For is warned of: %v", got)
+	}
+	for range 20 {
+		s.ask(http.MethodGet, "/open-app", http.Header{"X-Forwarded-For": {"192.0.2.77"}})
+	}
+	if got := warnings(); len(got) != 1 || got[0].ContextMap()["peer"] != "127.0.0.1" {
+		t.Errorf("20 requests are warned of so: %v; want one warning with the peer", got)
+	}
+	if n := s.metric("canopy_edge_untrusted_forwarded_total"); n != 20 {
+		t.Errorf("%v requests are counted, want 20", n)
+	}
+}
+
+func TestWarningsOfAProxyComeOnceInAWhile(t *testing.T) {
+	core, logs := observer.New(zapcore.WarnLevel)
+	now := time.Unix(1, 0)
+	strange := newStrangers(prometheus.NewRegistry())
+	strange.present = func() time.Time { return now }
+	for range 3 {
+		strange.note(zap.New(core), netip.MustParseAddr("192.0.2.1"))
+		now = now.Add(strangersInterval - 1)
+		strange.note(zap.New(core), netip.MustParseAddr("192.0.2.1"))
+		now = now.Add(1)
+	}
+	if n := logs.Len(); n != 3 {
+		t.Errorf("%d warnings in three times the interval, want 3", n)
 	}
 }
 

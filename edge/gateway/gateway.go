@@ -69,6 +69,7 @@ type edge struct {
 	health      *obs.Health
 	listener    net.Listener
 	proxies     []netip.Prefix // whose word about their clients is believed
+	strangers   *strangers
 	server      *http.Server
 	feeds       *nats.Conn // events only
 	requests    *nats.Conn

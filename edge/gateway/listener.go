@@ -27,6 +27,7 @@ func (e *edge) listen(ctx context.Context, reg prometheus.Registerer) error {
 	if e.proxies, err = config.Prefixes(e.cfg.HTTP.TrustedProxies); err != nil {
 		return fmt.Errorf("read trusted proxies: %w", err)
 	}
+	e.strangers = newStrangers(reg)
 	if e.cfg.HTTP.TLS() {
 		if e.certificate, err = openCertificate(e.cfg.HTTP, e.log, reg); err != nil {
 			return err

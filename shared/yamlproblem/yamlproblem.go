@@ -38,8 +38,17 @@ var values = []struct {
 	{regexp.MustCompile(`(?s)anchor '.*' `), "anchor "},
 	{regexp.MustCompile(`(?s)invalid map key: .*`), "invalid map key"},
 	{regexp.MustCompile(`(?s)field .* already set in type `), "field already set in type "},
-	{regexp.MustCompile(`(cannot (?:unmarshal|decode)) ![^!]\S*`), "$1 a tag"},
 }
+
+// mismatch is the message about a value of the wrong type: its tag, which may be anybody's
+// invention, perhaps with the value behind it, and what was expected.
+var mismatch = regexp.MustCompile("(?s)(cannot (?:unmarshal|decode)) (![^ `]*).* (into|as a) (.*)")
+
+// tag is one of YAML's own.
+var tag = regexp.MustCompile(`^!!(?:binary|bool|float|int|map|merge|null|seq|str|timestamp)$`)
+
+// expected is a type as Go writes it, or a tag of YAML's own.
+var expected = regexp.MustCompile(`^(?:!![a-z]+|[\w.*\[\]{}]+)$`)
 
 var anchor = regexp.MustCompile(`(?s)unknown anchor '(.*)' referenced`)
 
@@ -48,6 +57,17 @@ func without(content []byte, text string) string {
 	if m := anchor.FindStringSubmatch(text); m != nil {
 		before, _, _ := bytes.Cut(content, []byte("*"+m[1]))
 		return fmt.Sprintf("line %d: unknown anchor; text that begins with * needs quotes", 1+bytes.Count(before, []byte("\n")))
+	}
+	if m := mismatch.FindStringSubmatchIndex(text); m != nil {
+		part := func(n int) string { return text[m[2*n]:m[2*n+1]] }
+		found, wanted := part(2), part(4)
+		if !tag.MatchString(found) {
+			found = "a tag"
+		}
+		if !expected.MatchString(wanted) {
+			wanted = "what is expected"
+		}
+		return without(nil, text[:m[0]]) + part(1) + " " + found + " " + part(3) + " " + wanted
 	}
 	for _, v := range values {
 		text = v.pattern.ReplaceAllString(text, v.remains)

@@ -64,9 +64,8 @@ type problems []string
 
 func (p *problems) add(format string, args ...any) { *p = append(*p, fmt.Sprintf(format, args...)) }
 
-// parse reads an applications file. The error lists every problem with its line or field.
-// Only applications are named in it: whatever else stands there may be a key that somebody
-// pasted into the file.
+// parse reads an applications file. The error lists every problem with its line or field,
+// and repeats nothing of the file: whatever stands there may be a key that somebody pasted.
 func parse(content []byte) (*snapshot, error) {
 	decoder := yaml.NewDecoder(bytes.NewReader(content))
 	decoder.KnownFields(true)
@@ -92,7 +91,7 @@ func parse(content []byte) (*snapshot, error) {
 		if name == "" {
 			wrong.add("applications: an application has no name")
 		}
-		s.applications[name] = readMembers(name, d.Applications[name], &wrong)
+		s.applications[name] = readMembers(d.Applications[name], &wrong)
 	}
 	lines := make(map[[sha256.Size]byte]int)
 	for i, k := range d.APIKeys {
@@ -105,18 +104,18 @@ func parse(content []byte) (*snapshot, error) {
 }
 
 // readMembers turns the members of an application into those who may read it.
-func readMembers(name string, a application, wrong *problems) grants {
+func readMembers(a application, wrong *problems) grants {
 	g := grants{public: a.Public, users: make(map[string]struct{}), roles: make(map[string]struct{})}
 	for _, member := range slices.Sorted(maps.Keys(a.Members)) {
 		role, isRole := strings.CutPrefix(member, "role:")
+		node := a.Members[member]
 		switch {
 		case member == "":
-			wrong.add("applications.%s.members: a member has no name; public: true lets everybody read", name)
+			wrong.add("%sa member has no name; public: true lets everybody read", at(&node))
 		case isRole && role == "":
-			wrong.add("applications.%s.members: role: lacks the name of a role", name)
+			wrong.add("%srole: lacks the name of a role", at(&node))
 		}
-		node := a.Members[member]
-		if !mayRead(&node, fmt.Sprintf("applications.%s.members", name), wrong) {
+		if !mayRead(&node, wrong) {
 			continue
 		}
 		if isRole {
@@ -128,11 +127,11 @@ func readMembers(name string, a application, wrong *problems) grants {
 	return g
 }
 
-// mayRead checks a list of permissions, of a member of field, and reports whether read is among them.
-func mayRead(list *yaml.Node, field string, wrong *problems) bool {
+// mayRead checks a member's list of permissions and reports whether read is among them.
+func mayRead(list *yaml.Node, wrong *problems) bool {
 	list = resolve(list)
 	if list.Kind != yaml.SequenceNode || len(list.Content) == 0 {
-		wrong.add("line %d: %s: expected a list of permissions, such as [read]", list.Line, field)
+		wrong.add("%sexpected a member's list of permissions, such as [read]", at(list))
 		return false
 	}
 	read := false
@@ -142,7 +141,7 @@ func mayRead(list *yaml.Node, field string, wrong *problems) bool {
 			read = true
 		case node.Kind == yaml.ScalarNode && node.Value == "write":
 		default:
-			wrong.add("line %d: %s: a permission is neither read nor write", node.Line, field)
+			wrong.add("%sa permission is neither read nor write", at(node))
 		}
 	}
 	return read

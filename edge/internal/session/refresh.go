@@ -28,9 +28,9 @@ const (
 type refreshes struct {
 	mu      sync.Mutex
 	held    map[*Session]*refresh
-	turns   list.List // of the lines that are not empty, as *line; the first is next
+	turns   list.List        // of the lines that are not empty, as *line; the first is next
 	lines   map[string]*line // by user
-	resting list.List // those that were verified a moment ago, as *refresh, by until
+	resting list.List        // those that were verified a moment ago, as *refresh, by until
 
 	wake chan struct{} // holds an element when there may be something for one more worker
 }
