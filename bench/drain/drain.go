@@ -43,6 +43,12 @@ type Config struct {
 	// 0 takes whatever comes first.
 	First uint64 `json:"first,omitempty"`
 
+	// Sequences is how many sequences of counters the events of one socket belong to, such
+	// as those of the partitions of a Kafka topic: event i of sequence k is number
+	// i*Sequences+k, and each sequence is checked by itself, with i for the counter. 0 and 1
+	// are one. Not with Shared.
+	Sequences uint64 `json:"sequences,omitempty"`
+
 	// Shared says that sockets share the events, as members of a group do: each event
 	// must come to one of them, and each socket's numbers only go up.
 	Shared bool `json:"shared,omitempty"`
@@ -86,8 +92,17 @@ type socket struct {
 	fd      int // -1 before the handshake and after the end
 	rest    []byte
 	seq     sequence
+	more    []sequence // 1 and further, if there are several
 	stalled bool
 	closed  bool // a close frame came; only the connection's end may follow
+}
+
+// forget lets go of what the socket has missed.
+func (s *socket) forget() {
+	s.seq.missing = nil
+	for i := range s.more {
+		s.more[i].missing = nil
+	}
 }
 
 // Dial opens cfg.Sockets sockets and reads them until Close. If one handshake fails
@@ -108,7 +123,11 @@ func Dial(ctx context.Context, cfg Config) (*Fleet, error) {
 		f.seen.Numbers = &Numbers{}
 	}
 	for i := range f.sockets {
-		f.sockets[i] = socket{fd: -1, seq: sequence{next: cfg.First}}
+		s := socket{fd: -1, seq: sequence{next: cfg.First}}
+		for range max(cfg.Sequences, 1) - 1 {
+			s.more = append(s.more, sequence{next: cfg.First})
+		}
+		f.sockets[i] = s
 	}
 	if err := f.openEpoll(); err != nil {
 		return nil, err
@@ -229,7 +248,7 @@ func (f *Fleet) Reset() {
 		f.seen.Numbers = &Numbers{}
 	}
 	for i := range f.sockets {
-		f.sockets[i].seq.missing = nil
+		f.sockets[i].forget()
 	}
 }
 

@@ -84,7 +84,7 @@ func TestFaultsOfTheSequenceAreCountedPerKind(t *testing.T) {
 	for _, test := range []struct {
 		name                     string
 		numbers                  []int
-		first                    uint64
+		first, sequences         uint64
 		holes, repeats, reorders uint64
 	}{
 		{name: "in order", numbers: []int{7, 8, 9, 10}},
@@ -96,10 +96,14 @@ func TestFaultsOfTheSequenceAreCountedPerKind(t *testing.T) {
 		{name: "two exchanged", numbers: []int{1, 3, 2, 4}, reorders: 1},
 		{name: "late and again", numbers: []int{1, 4, 3, 3, 5}, holes: 1, repeats: 1, reorders: 1},
 		{name: "late from the middle", numbers: []int{1, 9, 5, 2, 8}, holes: 4, reorders: 3},
+		{name: "three sequences", numbers: []int{3, 4, 6, 5, 9, 7, 8}, first: 1, sequences: 3},
+		{name: "a hole in the second of three", numbers: []int{3, 6, 9, 4, 10, 5}, first: 1, sequences: 3, holes: 1},
+		{name: "the second of three begins late and repeats", numbers: []int{3, 7, 7}, first: 1, sequences: 3, holes: 1, repeats: 1},
+		{name: "two of the third exchanged", numbers: []int{5, 11, 8}, first: 1, sequences: 3, reorders: 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			const sockets = 3
-			f := open(t, Config{URL: serve(t, sendNumbers(t, test.numbers...)), Sockets: sockets, First: test.first})
+			f := open(t, Config{URL: serve(t, sendNumbers(t, test.numbers...)), Sockets: sockets, First: test.first, Sequences: test.sequences})
 			s := await(t, f, func(s Snapshot) bool { return s.Events == uint64(sockets*len(test.numbers)) })
 			if s.Holes != sockets*test.holes || s.Repeats != sockets*test.repeats || s.Reorders != sockets*test.reorders {
 				t.Errorf("%v: holes %d, repeats %d, reorders %d on %d sockets", test.numbers, s.Holes, s.Repeats, s.Reorders, sockets)

@@ -60,9 +60,14 @@ func (f *Fleet) event(s *socket, payload []byte, now time.Time) {
 		f.seen.First = now
 	}
 	f.seen.Last = now
-	if f.cfg.Shared {
+	switch all := f.cfg.Sequences; {
+	case f.cfg.Shared:
 		s.seq.share(n, f.seen.Numbers, &f.seen)
-	} else {
+	case all > 1 && n%all > 0:
+		s.more[n%all-1].see(n/all, &f.seen)
+	case all > 1:
+		s.seq.see(n/all, &f.seen)
+	default:
 		s.seq.see(n, &f.seen)
 	}
 	if !bytes.HasPrefix(rest, timeKey) {

@@ -151,7 +151,8 @@ func (f *Fleet) end(s *socket, code int, reason string) {
 	}
 	s.closed = true
 	_ = unix.Close(s.fd) // nothing is left to be written that an error could concern
-	s.fd, s.rest, s.seq.missing = -1, nil, nil
+	s.fd, s.rest = -1, nil
+	s.forget()
 }
 
 func (f *Fleet) countClose(code int, reason string) {
