@@ -37,15 +37,18 @@ func sizeOfStorm(t *testing.T) stormSize {
 	}
 }
 
-// stormEdge runs an edge in this process whose feeds let only pending messages wait in the
-// NATS client. Its feeds' metrics are in the registry.
-func stormEdge(t *testing.T, natsURL, file string, pending int) (address string, feeds *prometheus.Registry) {
+// stormEdge runs an edge in this process whose feeds let only so many bytes wait in the
+// NATS client, if they are not 0. Its feeds' metrics are in the registry.
+func stormEdge(t *testing.T, natsURL, file string, waiting int64) (address string, feeds *prometheus.Registry) {
 	t.Helper()
 	cfg, err := config.Read("", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	cfg.NATS.URL, cfg.Edge.ApplicationsFile, cfg.Edge.Drain = natsURL, file, 100*time.Millisecond
+	if waiting > 0 {
+		cfg.Edge.Buffers.NATSBytes = waiting
+	}
 	cfg.HTTP.BindAddr, cfg.Runtime.Health.BindAddr = "127.0.0.1:0", "127.0.0.1:0"
 	e := &edge{cfg: cfg, log: zaptest.NewLogger(t, zaptest.Level(zapcore.WarnLevel)), broken: make(chan error, 1)}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -55,7 +58,7 @@ func stormEdge(t *testing.T, natsURL, file string, pending int) (address string,
 		t.Fatal(err)
 	}
 	feeds = prometheus.NewRegistry()
-	e.hub = feed.New(feed.Config{Buffers: cfg.Edge.Buffers, Held: e.engine.Held, PendingMessages: pending}, e.feeds, e.requests, e.log, feeds)
+	e.hub = feed.New(feed.Config{Buffers: cfg.Edge.Buffers, Held: e.engine.Held}, e.feeds, e.requests, e.log, feeds)
 	e.repairs.Store(e.hub)
 	done := make(chan error, 1)
 	go func() { done <- e.serve(ctx) }()
@@ -114,9 +117,9 @@ func startStorm(t *testing.T, size stormSize) *storm {
 	w.proxy = natstest.StartProxy(t, w.cluster.Nodes[0].URL(), nil)
 	for _, e := range []struct {
 		url     string
-		pending int
+		waiting int64
 	}{{w.cluster.URL(), 0}, {w.proxy.URL(), 0}, {w.cluster.URL(), 1}} { // as usual, to be cut off, to overflow
-		address, reg := stormEdge(t, e.url, file, e.pending)
+		address, reg := stormEdge(t, e.url, file, e.waiting)
 		w.edges, w.feeds = append(w.edges, address), append(w.feeds, reg)
 	}
 	var members []*member

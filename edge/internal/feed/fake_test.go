@@ -191,7 +191,9 @@ func newOpenFeed(h *Hub, application string) *Feed {
 	return f
 }
 
-var roomy = config.Buffers{FeedAge: time.Hour, FeedBytes: 64 << 20, TotalBytes: 512 << 20, SocketBytes: 256 << 20, RepairBytes: 64 << 20}
+var roomy = config.Buffers{
+	FeedAge: time.Hour, FeedBytes: 64 << 20, TotalBytes: 512 << 20, NATSBytes: 32 << 20, SocketBytes: 256 << 20, RepairBytes: 64 << 20,
+}
 
 // emit appends event number n, of about size bytes.
 func (f *Feed) emit(n uint64, size int, l labels) {

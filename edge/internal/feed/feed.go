@@ -72,7 +72,7 @@ func (f *Feed) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := sub.SetPendingLimits(f.hub.config.PendingMessages, pendingBytes); err != nil {
+	if err := sub.SetPendingLimits(pendingMessages, int(f.hub.config.Buffers.NATSBytes)); err != nil {
 		return errors.Join(err, sub.Unsubscribe())
 	}
 	f.mu.Lock()

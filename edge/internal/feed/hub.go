@@ -33,10 +33,10 @@ import (
 )
 
 const (
-	// A subscription's own buffer in nats.go; beyond it messages are dropped, noticed
-	// and read from the stream.
+	// pendingMessages bounds a subscription's own buffer in nats.go, beside
+	// config.Buffers.NATSBytes; beyond it messages are dropped, noticed and read from the
+	// stream.
 	pendingMessages = 64 << 10
-	pendingBytes    = 32 << 20
 
 	// waitBytes bounds what waits for repairs in all feeds.
 	waitBytes = 64 << 20
@@ -61,9 +61,6 @@ type Config struct {
 	Workers int
 	// Held gives the bytes that wait for stalled sockets, outside of the rings.
 	Held func() int64
-	// PendingMessages may wait in the NATS client for each feed; beyond them they are
-	// dropped, noticed and read from the stream. 0 means 65,536.
-	PendingMessages int
 	// Backstop is how often the leader is asked, for each feed, whether anything is
 	// missing; 0 means every minute.
 	Backstop time.Duration
@@ -117,9 +114,6 @@ type Hub struct {
 func New(cfg Config, feeds, requests *nats.Conn, log *zap.Logger, reg prometheus.Registerer) *Hub {
 	if cfg.Workers == 0 {
 		cfg.Workers = runtime.GOMAXPROCS(0)
-	}
-	if cfg.PendingMessages == 0 {
-		cfg.PendingMessages = pendingMessages
 	}
 	if cfg.Backstop == 0 {
 		cfg.Backstop = backstop
