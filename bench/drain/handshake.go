@@ -17,6 +17,7 @@ import (
 	"net/url"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -77,9 +78,10 @@ func newTarget(cfg Config) (*target, error) {
 	key := base64.StdEncoding.EncodeToString(nonce[:])
 	sum := sha1.Sum([]byte(key + acceptGUID))
 	t.accept = []byte(base64.StdEncoding.EncodeToString(sum[:]))
+	path := strings.Replace(u.RequestURI(), "%7Bn%7D", "{n}", 1) // as it is written in a path
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "GET %s HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
-		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %s\r\n", u.RequestURI(), u.Host, key)
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %s\r\n", path, u.Host, key)
 	if err := cfg.Header.Write(&b); err != nil {
 		return nil, fmt.Errorf("write header: %w", err)
 	}

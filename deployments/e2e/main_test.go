@@ -36,7 +36,8 @@ const (
 	httpLine      = "http: "
 )
 
-// TestMain lets the test binary be an ingest or an edge of its own, which can be killed.
+// TestMain lets the test binary be an ingest, an edge or a server of its own, which can be
+// killed.
 func TestMain(m *testing.M) {
 	kind := os.Getenv(childVariable)
 	if kind == "" {
@@ -48,8 +49,24 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// runChild is a tier until standard input ends, which it does with the parent at the latest.
+// runChild is what kind says until standard input ends, which it does with the parent at the
+// latest.
 func runChild(kind string) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin) // any end is an end
+		cancel()
+	}()
+	switch kind {
+	case brokerChild:
+		return runBroker(ctx)
+	case nodeChild:
+		return runNode(ctx)
+	}
+	return runTier(ctx, kind)
+}
+
+func runTier(ctx context.Context, kind string) error {
 	cfg, err := config.Read("", os.Environ())
 	if err != nil {
 		return err
@@ -58,11 +75,6 @@ func runChild(kind string) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	go func() {
-		_, _ = io.Copy(io.Discard, os.Stdin) // any end is an end
-		cancel()
-	}()
 	if kind == edgeChild {
 		return gateway.Run(ctx, cfg, log, func(at gateway.Addrs) {
 			fmt.Println(httpLine + at.HTTP.String())
@@ -76,22 +88,24 @@ func runChild(kind string) error {
 const (
 	ingestChild = "ingest"
 	edgeChild   = "edge"
+	brokerChild = "broker" // Kafka
+	nodeChild   = "node"   // of NATS
 )
 
-// process is a tier in a process of its own.
+// process is a tier or a server in a process of its own.
 type process struct {
 	t      *testing.T
 	kind   string
 	cmd    *exec.Cmd
 	stdin  io.Closer
-	health string
+	health string // address of it, of a node's monitoring, or of the broker
 	http   string // of an edge
 
 	mu   sync.Mutex
 	said strings.Builder
 }
 
-// startProcess runs a tier in a process of its own with the settings in environ, and
+// startProcess runs a tier or a server in a process of its own with the settings in environ, and
 // returns when it has told its health address.
 func startProcess(t *testing.T, kind string, environ []string) *process {
 	t.Helper()

@@ -49,6 +49,9 @@ type setup struct {
 	// of their topics; 0 makes no topic. alice may read the private ones.
 	public, private map[string]int32
 
+	// broker and natsURL are servers that the test has started by itself; empty ones are not.
+	broker, natsURL string
+
 	// stopsNATS is for tests that stop the server, for which one from outside will not do.
 	stopsNATS bool
 }
@@ -83,6 +86,12 @@ func newWorld(t *testing.T, s setup) *world {
 	}
 	w.seen, w.logs = observer.New(zapcore.InfoLevel)
 	w.writeApplications(nil)
+	if s.broker != "" {
+		w.kafka = s.broker
+	}
+	if s.natsURL != "" {
+		w.natsURL = s.natsURL
+	}
 	parts := []string{local.Issuer}
 	if w.kafka == "" {
 		parts = append(parts, local.Kafka)
@@ -246,6 +255,18 @@ func (w *world) writeApplications(withdrawn []string) {
 // metric reads one sample of a tier, whose name and labels are exactly name; 0 if there is none.
 func (w *world) metric(health, name string) float64 {
 	w.t.Helper()
+	return w.samples(health, func(sample string) bool { return sample == name })
+}
+
+// total adds up the samples of a tier that have a name, whatever their labels are.
+func (w *world) total(health, name string) float64 {
+	w.t.Helper()
+	return w.samples(health, func(sample string) bool { return sample == name || strings.HasPrefix(sample, name+"{") })
+}
+
+// samples adds up the samples of a tier, given by name and labels, that want is true for.
+func (w *world) samples(health string, want func(string) bool) (sum float64) {
+	w.t.Helper()
 	response, err := http.Get("http://" + health + "/metrics")
 	if err != nil {
 		w.t.Fatalf("read metrics: %v", err)
@@ -256,15 +277,22 @@ func (w *world) metric(health, name string) float64 {
 		w.t.Fatalf("read metrics: %v", err)
 	}
 	for line := range strings.Lines(string(body)) {
-		if text, ok := strings.CutPrefix(strings.TrimSpace(line), name+" "); ok {
-			value, err := strconv.ParseFloat(text, 64)
-			if err != nil {
-				w.t.Fatalf("read metric %s: %v", name, err)
-			}
-			return value
+		sample, text, ok := strings.Cut(strings.TrimSpace(line), "} ") // labels may hold blanks
+		if ok {
+			sample += "}"
+		} else {
+			sample, text, _ = strings.Cut(sample, " ")
 		}
+		if !want(sample) {
+			continue
+		}
+		value, err := strconv.ParseFloat(text, 64)
+		if err != nil {
+			w.t.Fatalf("read metric %s: %v", sample, err)
+		}
+		sum += value
 	}
-	return 0
+	return sum
 }
 
 // eventually waits until ok holds, and fails the test if it never does.

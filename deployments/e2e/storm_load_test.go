@@ -1,0 +1,161 @@
+//go:build linux
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"canopy/bench/drain"
+)
+
+// lane is one partition of an application's topic. Record i of it, counted from 1, carries
+// the number i*partitions+partition, as drain.Config.Sequences has it, and must lie at
+// Kafka's offset i-1: then the order of numbers at a socket is the order of offsets.
+type lane struct {
+	application string
+	partition   int32
+	last        uint64
+}
+
+// stormLoad produces records into all partitions in turn, a few at a time, at a steady pace.
+type stormLoad struct {
+	w           *world
+	client      *kgo.Client
+	lanes       []*lane // for the goroutine that produces
+	partitions  uint64
+	rate, burst int
+	bursts      chan int // records to go into the first partition at once
+
+	acked  atomic.Uint64 // records that Kafka has
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+
+	mu    sync.Mutex
+	fault error // the first
+}
+
+// startStormLoad begins to produce rate records a second.
+func (w *world) startStormLoad(applications []string, size stormSize) *stormLoad {
+	w.t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(w.kafka), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(loadTick))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(client.Close)
+	ctx, cancel := context.WithCancel(context.Background())
+	l := &stormLoad{
+		w: w, client: client, partitions: uint64(size.partitions), rate: size.perSecond, burst: size.burst,
+		bursts: make(chan int), cancel: cancel,
+	}
+	for p := range size.partitions {
+		for _, name := range applications {
+			l.lanes = append(l.lanes, &lane{application: name, partition: p})
+		}
+	}
+	l.done.Go(func() { l.run(ctx) })
+	w.t.Cleanup(func() { l.stop() })
+	return l
+}
+
+func (l *stormLoad) run(ctx context.Context) {
+	tick := time.NewTicker(loadTick)
+	defer tick.Stop()
+	begin, sent := time.Now(), 0
+	for turn := 0; ; {
+		select {
+		case <-ctx.Done():
+			return
+		case n := <-l.bursts:
+			l.produce(l.lanes[0], n)
+		case <-tick.C:
+		}
+		for due := int(time.Since(begin).Seconds() * float64(l.rate)); sent < due; sent += l.burst {
+			l.produce(l.lanes[turn], l.burst)
+			turn = (turn + 1) % len(l.lanes)
+		}
+	}
+}
+
+// produce hands the next n records of a lane to the client, which waits while too many of
+// them are under way.
+func (l *stormLoad) produce(to *lane, n int) {
+	for range n {
+		to.last++
+		i := to.last
+		r := l.w.numbered(to.application, "", i*l.partitions+uint64(to.partition), 0)
+		r.Partition = to.partition
+		l.client.Produce(context.Background(), r, func(r *kgo.Record, err error) {
+			switch {
+			case err != nil:
+				l.fail(fmt.Errorf("produce: %w", err))
+			case r.Offset != int64(i-1):
+				l.fail(fmt.Errorf("record %d of partition %d of %s lies at offset %d", i, r.Partition, r.Topic, r.Offset))
+			default:
+				l.acked.Add(1)
+			}
+		})
+	}
+}
+
+func (l *stormLoad) fail(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.fault == nil {
+		l.fault = err
+	}
+}
+
+// err is what has gone wrong on the way into Kafka, or nil.
+func (l *stormLoad) err() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.fault
+}
+
+// stop ends the load and gives the number of records that Kafka has.
+func (l *stormLoad) stop() uint64 {
+	l.cancel()
+	l.done.Wait()
+	if err := l.client.Flush(context.Background()); err != nil {
+		l.fail(err)
+	}
+	return l.acked.Load()
+}
+
+// openSockets opens as many sockets for each application on each edge, all from the first
+// event on, and watches the sequence of each partition on each of them.
+func (w *world) openSockets(t *testing.T, edges []*process, size stormSize) (fleets []*drain.Fleet) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	open := func(edge *process, number, sockets int) {
+		f, err := drain.Dial(ctx, drain.Config{
+			URL: "ws://" + edge.http + "/" + w.app("a{n}"), Number: number, Sockets: sockets, First: 1,
+			Sequences: uint64(size.partitions), HandshakeTimeout: patience,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(f.Close)
+		fleets = append(fleets, f)
+	}
+	each := size.sockets / size.applications
+	whole := each - each%len(edges)
+	for i := range whole {
+		open(edges[i%len(edges)], 0, size.applications)
+	}
+	for range each - whole { // what does not divide is split by applications
+		for i, edge := range edges {
+			from, to := size.applications*i/len(edges), size.applications*(i+1)/len(edges)
+			open(edge, from, to-from)
+		}
+	}
+	return fleets
+}
