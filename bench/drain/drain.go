@@ -210,7 +210,7 @@ func (f *Fleet) Snapshot() Snapshot {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s := f.seen
-	s.Closes, s.Reasons = maps.Clone(s.Closes), maps.Clone(s.Reasons)
+	s.Closes, s.Reasons, s.Wrong = maps.Clone(s.Closes), maps.Clone(s.Reasons), slices.Clone(s.Wrong)
 	if s.Numbers != nil {
 		s.Numbers = &Numbers{First: s.Numbers.First, Words: slices.Clone(s.Numbers.Words)}
 	}

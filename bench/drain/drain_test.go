@@ -108,6 +108,9 @@ func TestFaultsOfTheSequenceAreCountedPerKind(t *testing.T) {
 			if s.Holes != sockets*test.holes || s.Repeats != sockets*test.repeats || s.Reorders != sockets*test.reorders {
 				t.Errorf("%v: holes %d, repeats %d, reorders %d on %d sockets", test.numbers, s.Holes, s.Repeats, s.Reorders, sockets)
 			}
+			if wrong := test.holes+test.repeats+test.reorders > 0; wrong != (len(s.Wrong) > 0) {
+				t.Errorf("wrong are %q", s.Wrong)
+			}
 			if wrong := test.holes+test.repeats+test.reorders > 0; wrong != (s.Fault() != nil) {
 				t.Errorf("Fault() = %v", s.Fault())
 			}

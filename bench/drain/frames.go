@@ -60,15 +60,8 @@ func (f *Fleet) event(s *socket, payload []byte, now time.Time) {
 		f.seen.First = now
 	}
 	f.seen.Last = now
-	switch all := f.cfg.Sequences; {
-	case f.cfg.Shared:
-		s.seq.share(n, f.seen.Numbers, &f.seen)
-	case all > 1 && n%all > 0:
-		s.more[n%all-1].see(n/all, &f.seen)
-	case all > 1:
-		s.seq.see(n/all, &f.seen)
-	default:
-		s.seq.see(n, &f.seen)
+	if !f.check(s, n) && len(f.seen.Wrong) < maxWrong {
+		f.seen.Wrong = append(f.seen.Wrong, string(payload))
 	}
 	if !bytes.HasPrefix(rest, timeKey) {
 		return
@@ -79,6 +72,22 @@ func (f *Fleet) event(s *socket, payload []byte, now time.Time) {
 		return
 	}
 	f.seen.Latency.Record(time.Duration(now.UnixNano() - int64(at)))
+}
+
+// check counts what is wrong with event n as the next one of s, and says whether it is right.
+func (f *Fleet) check(s *socket, n uint64) bool {
+	before := f.seen.Holes + f.seen.Repeats + f.seen.Reorders
+	switch all := f.cfg.Sequences; {
+	case f.cfg.Shared:
+		s.seq.share(n, f.seen.Numbers, &f.seen)
+	case all > 1 && n%all > 0:
+		s.more[n%all-1].see(n/all, &f.seen)
+	case all > 1:
+		s.seq.see(n/all, &f.seen)
+	default:
+		s.seq.see(n, &f.seen)
+	}
+	return f.seen.Holes+f.seen.Repeats+f.seen.Reorders == before
 }
 
 // Counter reads events' counters. It is for one goroutine.

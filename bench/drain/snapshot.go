@@ -14,6 +14,9 @@ const (
 	CutOff = 1006
 )
 
+// maxWrong bounds Snapshot.Wrong of one fleet.
+const maxWrong = 4
+
 // Snapshot is what a fleet has seen since it was opened or last reset. It is a copy:
 // nothing changes it later.
 type Snapshot struct {
@@ -30,6 +33,8 @@ type Snapshot struct {
 	Holes     uint64 `json:"holes"`      // events that were left out and have not come since
 	Repeats   uint64 `json:"repeats"`    // events that came again
 	Reorders  uint64 `json:"reorders"`   // events that came after a later one
+
+	Wrong []string `json:"wrong,omitempty"` // the first events that were not the next ones, as they came
 
 	Malformed uint64 `json:"malformed"`  // sockets ended because the server broke RFC 6455, or fragmented
 	BadNumber uint64 `json:"bad_number"` // messages whose counter or time could not be read
@@ -79,6 +84,7 @@ func (s *Snapshot) Add(o *Snapshot) {
 	s.Holes += o.Holes
 	s.Repeats += o.Repeats
 	s.Reorders += o.Reorders
+	s.Wrong = append(s.Wrong, o.Wrong...)
 	s.Malformed += o.Malformed
 	s.BadNumber += o.BadNumber
 	if o.Numbers != nil {

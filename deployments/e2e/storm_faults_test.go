@@ -96,7 +96,8 @@ func (s *storm) cutRoutes() {
 // overflowClient has records come at once until the NATS client of edge 2 drops some.
 func (s *storm) overflowClient() {
 	s.t.Helper()
-	const size, most = 500, 100
+	const most = 100
+	size := 5 * s.size.perSecond / 4
 	dropped := func() float64 { return s.sum("canopy_edge_nats_dropped_messages_total", s.edges[2]) }
 	before, repaired, bursts := dropped(), s.sum("canopy_edge_feed_repaired_events_total", s.edges[2]), 0
 	for ; dropped() == before; bursts++ {

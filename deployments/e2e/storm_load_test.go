@@ -3,16 +3,20 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"canopy/bench/drain"
+	"canopy/shared/subject"
 )
 
 // lane is one partition of an application's topic. Record i of it, counted from 1, carries
@@ -158,4 +162,49 @@ func (w *world) openSockets(t *testing.T, edges []*process, size stormSize) (fle
 		}
 	}
 	return fleets
+}
+
+// explain tells, for events that were not the next ones at a socket, where the stream has
+// their records: one that it has twice was published twice.
+func (s *storm) explain(wrong []string) {
+	for _, p := range append(s.edges, s.ingests...) {
+		text := p.text()
+		s.t.Logf("%s at %s said last: %s", p.kind, p.health, text[max(0, len(text)-3000):])
+	}
+	for _, text := range wrong[:min(len(wrong), 4)] {
+		var e struct {
+			ID, Application, Cursor string
+		}
+		if err := json.Unmarshal([]byte(text), &e); err != nil {
+			s.t.Logf("%s: %v", text, err)
+			continue
+		}
+		s.t.Logf("wrong: %s", text)
+		shard := subject.Shard(e.Application, s.size.shards)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		c, err := s.cluster.js.OrderedConsumer(ctx, subject.Stream(shard), jetstream.OrderedConsumerConfig{
+			FilterSubjects: []string{subject.In(shard, e.Application)},
+		})
+		if err != nil {
+			s.t.Log(err)
+			continue
+		}
+		for pending := uint64(1); pending > 0; {
+			m, err := c.Next(jetstream.FetchMaxWait(5 * time.Second))
+			if err != nil {
+				s.t.Log(err)
+				break
+			}
+			at, err := m.Metadata()
+			if err != nil {
+				s.t.Log(err)
+				break
+			}
+			pending = at.NumPending
+			if bytes.Contains(m.Data(), []byte(`"id":"`+e.ID+`"`)) {
+				s.t.Logf("  stored as %d at %v: %v", at.Sequence.Stream, at.Timestamp.Format(time.TimeOnly+".000"), m.Headers())
+			}
+		}
+	}
 }

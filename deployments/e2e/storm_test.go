@@ -29,6 +29,7 @@ type stormSize struct {
 	cut          time.Duration // of an edge from NATS
 	apart        time.Duration // of the nodes from each other
 	frozen       time.Duration // of an edge; 0: none is
+	natsBytes    string        // that may wait in the NATS client of edge 2
 	calm         time.Duration // the longest that deliveries may take to catch up
 }
 
@@ -51,13 +52,13 @@ func sizeOfStorm(t *testing.T) stormSize {
 	case "":
 		return stormSize{
 			applications: 24, partitions: 2, sockets: 96, perSecond: 400, burst: 2, shards: 4,
-			still: time.Second, cut: 2 * time.Second, apart: time.Second, calm: patience,
+			still: time.Second, cut: 2 * time.Second, apart: time.Second, natsBytes: "4KiB", calm: patience,
 		}
 	case "full":
 		return stormSize{
 			applications: number("APPLICATIONS", 500), partitions: 3, sockets: number("SOCKETS", 2000),
 			perSecond: number("RATE", 10_000), burst: number("BURST", 5), shards: number("SHARDS", 8),
-			still: 20 * time.Second, cut: 30 * time.Second, apart: 5 * time.Second, frozen: 15 * time.Second, calm: 3 * patience,
+			still: 20 * time.Second, cut: 30 * time.Second, apart: 5 * time.Second, frozen: 15 * time.Second, natsBytes: "256KiB", calm: 3 * patience,
 		}
 	default:
 		t.Fatalf("CANOPY_TEST_STORM is %q, want full", text)
@@ -112,7 +113,7 @@ func startStorm(t *testing.T, size stormSize) *storm {
 	s.cluster.awaitLeaders(size.shards, nil)
 	// One as usual, one to be cut off, one whose client is to overflow.
 	s.edges = append(s.edges, s.startTier(edgeChild, s.natsURL), s.startTier(edgeChild, strings.Join(cables, ",")),
-		s.startTier(edgeChild, s.natsURL, "EDGE__BUFFERS__NATS_BYTES=4KiB"))
+		s.startTier(edgeChild, s.natsURL, "EDGE__BUFFERS__NATS_BYTES="+size.natsBytes))
 	for _, p := range append(s.edges, s.ingests...) {
 		eventually(t, p.kind+" is ready", func() bool { return isReady(p) })
 	}
@@ -160,6 +161,7 @@ func (s *storm) seen() (all drain.Snapshot) {
 		s.t.Error(err)
 	}
 	if s.t.Failed() {
+		s.explain(all.Wrong)
 		s.tell()
 		s.t.FailNow()
 	}
