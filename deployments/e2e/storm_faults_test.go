@@ -78,10 +78,10 @@ func (s *storm) cutRoutes() {
 	s.cluster.cutRoutes()
 	cut := time.Now()
 	eventually(s.t, "the nodes are apart", func() bool { return s.cluster.countRoutes() == 0 })
-	kafka, stored := s.load.acked.Load(), s.sum("canopy_ingest_records_published_total", s.ingests...)
+	kafka, stored := s.load.all(), s.sum("canopy_ingest_records_published_total", s.ingests...)
 	<-time.After(s.size.apart)
 	stored = s.sum("canopy_ingest_records_published_total", s.ingests...) - stored
-	kafka = s.load.acked.Load() - kafka
+	kafka = s.load.all() - kafka
 	routes, lasted := s.cluster.countRoutes(), time.Since(cut)
 	refused := s.cluster.joinRoutes()
 	s.cluster.awaitLeaders(s.size.shards, nil)

@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -23,9 +24,15 @@ import (
 // the number i*partitions+partition, as drain.Config.Sequences has it, and must lie at
 // Kafka's offset i-1: then the order of numbers at a socket is the order of offsets.
 type lane struct {
-	application string
+	application int
 	partition   int32
 	last        uint64
+}
+
+// watch is a fleet with one socket for each application of a range, on one edge.
+type watch struct {
+	*drain.Fleet
+	edge, from, to int // to is the first that has none
 }
 
 // stormLoad produces records into all partitions in turn, a few at a time, at a steady pace.
@@ -37,7 +44,7 @@ type stormLoad struct {
 	rate, burst int
 	bursts      chan int // records to go into the first partition at once
 
-	acked  atomic.Uint64 // records that Kafka has
+	acked  []atomic.Uint64 // records of each application that Kafka has
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 
@@ -46,7 +53,7 @@ type stormLoad struct {
 }
 
 // startStormLoad begins to produce rate records a second.
-func (w *world) startStormLoad(applications []string, size stormSize) *stormLoad {
+func (w *world) startStormLoad(size stormSize) *stormLoad {
 	w.t.Helper()
 	client, err := kgo.NewClient(kgo.SeedBrokers(w.kafka), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(loadTick))
 	if err != nil {
@@ -56,11 +63,11 @@ func (w *world) startStormLoad(applications []string, size stormSize) *stormLoad
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &stormLoad{
 		w: w, client: client, partitions: uint64(size.partitions), rate: size.perSecond, burst: size.burst,
-		bursts: make(chan int), cancel: cancel,
+		bursts: make(chan int), acked: make([]atomic.Uint64, size.applications), cancel: cancel,
 	}
 	for p := range size.partitions {
-		for _, name := range applications {
-			l.lanes = append(l.lanes, &lane{application: name, partition: p})
+		for application := range size.applications {
+			l.lanes = append(l.lanes, &lane{application: application, partition: p})
 		}
 	}
 	l.done.Go(func() { l.run(ctx) })
@@ -93,7 +100,7 @@ func (l *stormLoad) produce(to *lane, n int) {
 	for range n {
 		to.last++
 		i := to.last
-		r := l.w.numbered(to.application, "", i*l.partitions+uint64(to.partition), 0)
+		r := l.w.numbered(applicationName(to.application), "", i*l.partitions+uint64(to.partition), 0)
 		r.Partition = to.partition
 		l.client.Produce(context.Background(), r, func(r *kgo.Record, err error) {
 			switch {
@@ -102,11 +109,24 @@ func (l *stormLoad) produce(to *lane, n int) {
 			case r.Offset != int64(i-1):
 				l.fail(fmt.Errorf("record %d of partition %d of %s lies at offset %d", i, r.Partition, r.Topic, r.Offset))
 			default:
-				l.acked.Add(1)
+				l.acked[to.application].Add(1)
 			}
 		})
 	}
 }
+
+// in is how many records of the applications from up to, without, to Kafka has.
+func (l *stormLoad) in(from, to int) (n uint64) {
+	for i := range l.acked[from:to] {
+		n += l.acked[from+i].Load()
+	}
+	return n
+}
+
+// all is how many records Kafka has.
+func (l *stormLoad) all() uint64 { return l.in(0, len(l.acked)) }
+
+func applicationName(i int) string { return "a" + strconv.Itoa(i) }
 
 func (l *stormLoad) fail(err error) {
 	l.mu.Lock()
@@ -130,38 +150,37 @@ func (l *stormLoad) stop() uint64 {
 	if err := l.client.Flush(context.Background()); err != nil {
 		l.fail(err)
 	}
-	return l.acked.Load()
+	return l.all()
 }
 
 // openSockets opens as many sockets for each application on each edge, all from the first
 // event on, and watches the sequence of each partition on each of them.
-func (w *world) openSockets(t *testing.T, edges []*process, size stormSize) (fleets []*drain.Fleet) {
+func (w *world) openSockets(t *testing.T, edges []*process, size stormSize) (list []*watch) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	open := func(edge *process, number, sockets int) {
+	open := func(edge, from, to int) {
 		f, err := drain.Dial(ctx, drain.Config{
-			URL: "ws://" + edge.http + "/" + w.app("a{n}"), Number: number, Sockets: sockets, First: 1,
+			URL: "ws://" + edges[edge].http + "/" + w.app("a{n}"), Number: from, Sockets: to - from, First: 1,
 			Sequences: uint64(size.partitions), HandshakeTimeout: patience,
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(f.Close)
-		fleets = append(fleets, f)
+		list = append(list, &watch{f, edge, from, to})
 	}
 	each := size.sockets / size.applications
 	whole := each - each%len(edges)
 	for i := range whole {
-		open(edges[i%len(edges)], 0, size.applications)
+		open(i%len(edges), 0, size.applications)
 	}
 	for range each - whole { // what does not divide is split by applications
-		for i, edge := range edges {
-			from, to := size.applications*i/len(edges), size.applications*(i+1)/len(edges)
-			open(edge, from, to-from)
+		for i := range edges {
+			open(i, size.applications*i/len(edges), size.applications*(i+1)/len(edges))
 		}
 	}
-	return fleets
+	return list
 }
 
 // explain tells, for events that were not the next ones at a socket, where the stream has
@@ -169,7 +188,7 @@ func (w *world) openSockets(t *testing.T, edges []*process, size stormSize) (fle
 func (s *storm) explain(wrong []string) {
 	for _, p := range append(s.edges, s.ingests...) {
 		text := p.text()
-		s.t.Logf("%s at %s said last: %s", p.kind, p.health, text[max(0, len(text)-3000):])
+		s.t.Logf("%s at %s said last: %s", p.kind, p.health, text[max(0, len(text)-1000):])
 	}
 	for _, text := range wrong[:min(len(wrong), 4)] {
 		var e struct {

@@ -76,7 +76,7 @@ type storm struct {
 	cables  []*natstest.Proxy // between edge 1 and the nodes
 	ingests []*process
 	edges   []*process
-	fleets  []*drain.Fleet
+	watches []*watch
 	load    *stormLoad
 
 	begin time.Time
@@ -93,7 +93,7 @@ func startStorm(t *testing.T, size stormSize) *storm {
 	s := &storm{size: size}
 	public := map[string]int32{}
 	for i := range size.applications {
-		public["a"+strconv.Itoa(i)] = size.partitions
+		public[applicationName(i)] = size.partitions
 	}
 	kafka := outsideKafka
 	if kafka == "" {
@@ -117,7 +117,7 @@ func startStorm(t *testing.T, size stormSize) *storm {
 	for _, p := range append(s.edges, s.ingests...) {
 		eventually(t, p.kind+" is ready", func() bool { return isReady(p) })
 	}
-	s.fleets = s.openSockets(t, s.edges, size)
+	s.watches = s.openSockets(t, s.edges, size)
 	return s
 }
 
@@ -152,8 +152,8 @@ func (s *storm) sum(name string, processes ...*process) (all float64) {
 // Kafka, shows a fault.
 func (s *storm) seen() (all drain.Snapshot) {
 	s.t.Helper()
-	for _, f := range s.fleets {
-		one := f.Snapshot()
+	for _, w := range s.watches {
+		one := w.Snapshot()
 		all.Add(&one)
 	}
 	expectHealthy(s.t, fmt.Sprintf("after %.1f s", time.Since(s.begin).Seconds()), all)
@@ -168,21 +168,33 @@ func (s *storm) seen() (all drain.Snapshot) {
 	return all
 }
 
-// calm waits until as much was delivered as Kafka has now, and tells how fast events went
-// since it was called last.
+// late is how many deliveries are missing until each edge's sockets have had as many
+// events as wanted, which is by watch.
+func (s *storm) late(wanted []uint64) (n uint64) {
+	for i, w := range s.watches {
+		n += wanted[i] - min(w.Snapshot().Events, wanted[i])
+	}
+	return n
+}
+
+// calm waits until on each edge as much was delivered as Kafka has now, and tells how fast
+// events went since it was called last.
 func (s *storm) calm(what string) {
 	s.t.Helper()
 	began := time.Now()
-	want := s.load.acked.Load() * uint64(s.size.sockets/s.size.applications)
+	var wanted []uint64
+	for _, w := range s.watches {
+		wanted = append(wanted, s.load.in(w.from, w.to))
+	}
 	all := s.seen()
-	for ; all.Events < want; all = s.seen() {
+	for ; s.late(wanted) > 0; all = s.seen() {
 		if time.Since(began) > s.size.calm {
 			s.tell()
-			s.t.Fatalf("%s: %d of %d deliveries after %v", what, all.Events, want, s.size.calm)
+			s.t.Fatalf("%s: %d deliveries are missing after %v", what, s.late(wanted), s.size.calm)
 		}
 		<-time.After(20 * time.Millisecond)
 	}
-	now := progress{time.Now(), s.load.acked.Load(), uint64(s.sum("canopy_ingest_records_published_total", s.ingests...)), all.Events}
+	now := progress{time.Now(), s.load.all(), uint64(s.sum("canopy_ingest_records_published_total", s.ingests...)), all.Events}
 	d := now.at.Sub(s.last.at).Seconds()
 	s.t.Logf("%6.1f s  %-44s all caught up after %5.1f s; since the line before: %.0f records/s into Kafka, %.0f/s into NATS, %.0f deliveries/s",
 		time.Since(s.begin).Seconds(), what, time.Since(began).Seconds(),
@@ -249,7 +261,7 @@ func TestEverySocketGetsEveryRecordOnceAndInKafkasOrderInAStorm(t *testing.T) {
 	s := startStorm(t, sizeOfStorm(t))
 	s.begin = time.Now()
 	s.last.at = s.begin
-	s.load = s.startStormLoad(s.applications(), s.size)
+	s.load = s.startStormLoad(s.size)
 	<-time.After(s.size.still)
 	s.calm("no fault yet")
 	s.killNodes()
@@ -258,11 +270,4 @@ func TestEverySocketGetsEveryRecordOnceAndInKafkasOrderInAStorm(t *testing.T) {
 	s.overflowClient()
 	s.freezeEdge()
 	s.expectAll()
-}
-
-func (s *storm) applications() (names []string) {
-	for i := range s.size.applications {
-		names = append(names, "a"+strconv.Itoa(i))
-	}
-	return names
 }
