@@ -157,6 +157,20 @@ func (b *block) take(list []message, head uint64) (from uint64) {
 // the application's events yet: after's, or a later one. Asked after a read, that goes
 // for what was read. The error may be errOtherLog.
 func (f *Feed) forgotten(ctx context.Context, after event.Cursor) (uint64, error) {
+	had := f.newest()
+	// Mostly the stream has lost nothing of anybody, and then one answer is good for all
+	// the feeds that read it.
+	by, err := f.hub.history.lead(ctx, f.shard, time.Now())
+	switch {
+	case err != nil:
+		return 0, err
+	case by.log != after.Log:
+		return 0, errOtherLog
+	case by.log == had.Log && by.last < had.Sequence:
+		return 0, errBehind
+	case by.complete(after.Sequence):
+		return after.Sequence, nil
+	}
 	s, err := f.state(ctx)
 	if err != nil {
 		return 0, err

@@ -46,11 +46,17 @@ var (
 // leader is what the leader of a stream has said about itself.
 type leader struct {
 	log   event.Log
-	last  uint64 // sequence in the stream, of any application
+	first uint64 // sequence in the stream, of any application
+	last  uint64 // likewise
+	whole bool   // the stream has everything between the two, of all applications
 	name  string
 	since string    // when its term began, as it says; empty if the stream has one replica
 	asked time.Time // just before it was
 }
+
+// complete says whether the stream surely holds every event behind sequence after, of any
+// application.
+func (l leader) complete(after uint64) bool { return l.whole && l.first <= after+1 }
 
 // same says whether l and m are the same term of the same stream's leader, so that no
 // other one has taken a message between the two answers.

@@ -18,7 +18,6 @@ import (
 type streamState struct {
 	leader
 	shards    int
-	first     uint64    // sequence, of any application
 	firstTime time.Time // when first was stored
 	count     int64     // the application's events
 	most      int64     // that the stream keeps of each application; not positive: any number
@@ -72,6 +71,7 @@ func (h *history) info(ctx context.Context, shard int, application string) (stre
 			First     uint64           `json:"first_seq"`
 			FirstTime time.Time        `json:"first_ts"`
 			Last      uint64           `json:"last_seq"`
+			Deleted   uint64           `json:"num_deleted"` // between the two
 			Subjects  map[string]int64 `json:"subjects"`
 		} `json:"state"`
 		Error *apiError `json:"error"`
@@ -95,11 +95,14 @@ func (h *history) info(ctx context.Context, shard int, application string) (stre
 	if !info.Cluster.live(info.Config.Replicas) {
 		return streamState{}, fmt.Errorf("ask for stream %s: %w", name, errNoMajority)
 	}
-	by := leader{log: event.LogOf(info.Created), last: info.State.Last, name: info.Cluster.Leader, since: info.Cluster.Since}
+	by := leader{
+		log: event.LogOf(info.Created), first: info.State.First, last: info.State.Last, whole: info.State.Deleted == 0,
+		name: info.Cluster.Leader, since: info.Cluster.Since,
+	}
 	return streamState{
 		leader: by, shards: shards,
-		first: info.State.First, firstTime: info.State.FirstTime,
-		count: info.State.Subjects[subject.In(shard, application)], most: info.Config.MaxMsgsPerSubject,
+		firstTime: info.State.FirstTime,
+		count:     info.State.Subjects[subject.In(shard, application)], most: info.Config.MaxMsgsPerSubject,
 		former: stream.FormerLimitOf(info.Config.Metadata),
 	}, nil
 }
