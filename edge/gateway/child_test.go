@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -123,6 +124,24 @@ func sizeOf(t *testing.T, variable string, usual int) int {
 	return n
 }
 
+// work is CPU time: of edges in processes of their own, and of this process.
+type work struct{ edges, here time.Duration }
+
+// spent is the CPU time that was used so far. On a machine that others use, too, it says more
+// than the time that passed.
+func spent(t *testing.T, edges []*stack) (w work) {
+	t.Helper()
+	for _, e := range edges {
+		w.edges += time.Duration(e.metric("process_cpu_seconds_total") * float64(time.Second))
+	}
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		t.Fatal(err)
+	}
+	w.here = time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+	return w
+}
+
 // TestClientsOfAKilledEdgeComeBackOnTheOthersAndMissNothing has 500 clients, or as many as
 // CANOPY_TEST_CLIENTS says.
 func TestClientsOfAKilledEdgeComeBackOnTheOthersAndMissNothing(t *testing.T) {
@@ -156,6 +175,7 @@ func TestClientsOfAKilledEdgeComeBackOnTheOthersAndMissNothing(t *testing.T) {
 	load := s.startFlow(names, perSecond)
 	f.await("get events", patience, func(m *member) bool { return m.last.Load() >= 10 })
 
+	begun := spent(t, edges[1:])
 	at := time.Now()
 	kills[0]()
 	for known := load.published[0].Load() + 5; load.published[0].Load() < known; <-time.After(time.Millisecond) {
@@ -171,6 +191,9 @@ func TestClientsOfAKilledEdgeComeBackOnTheOthersAndMissNothing(t *testing.T) {
 			latest = since
 		}
 	}
+	done := spent(t, edges[1:])
+	t.Logf("until all were back the two edges used %v of CPU time, and the clients, NATS and the load %v",
+		done.edges-begun.edges, done.here-begun.here)
 	before := members[0].last.Load()
 	f.await("get more events", patience, func(m *member) bool { return m.last.Load() >= before+10 })
 	last, all := load.stop()
