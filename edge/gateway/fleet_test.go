@@ -18,10 +18,6 @@ import (
 	"time"
 
 	"canopy/shared/event"
-
-	"github.com/nats-io/nats.go/jetstream"
-
-	"canopy/shared/natstest"
 )
 
 // member is a client that comes back whenever its socket ends, with the cursor of its last
@@ -212,7 +208,6 @@ func nextFrame(in *bufio.Reader, into []byte) (opcode byte, payload []byte, err 
 // flow publishes numbered events of several applications at a steady pace until stop.
 type flow struct {
 	published []atomic.Int64 // of each application
-	bursts    chan int       // has the first application's next events published at once
 	cancel    context.CancelFunc
 	done      sync.WaitGroup
 }
@@ -220,60 +215,27 @@ type flow struct {
 // startFlow publishes perSecond events of every application, each in order.
 func (s *stack) startFlow(applications []string, perSecond float64) *flow {
 	ctx, cancel := context.WithCancel(context.Background())
-	f := &flow{published: make([]atomic.Int64, len(applications)), bursts: make(chan int), cancel: cancel}
+	f := &flow{published: make([]atomic.Int64, len(applications)), cancel: cancel}
 	for i, application := range applications {
-		var bursts <-chan int
-		if i == 0 {
-			bursts = f.bursts
-		}
 		f.done.Go(func() {
 			ticker := time.NewTicker(time.Duration(float64(time.Second) / perSecond))
 			defer ticker.Stop()
-			for n := 0; ; {
-				size := 1
+			for n := 1; ; n++ {
 				select {
 				case <-ctx.Done():
 					return
 				case <-ticker.C:
-				case size = <-bursts:
 				}
-				if err := s.publishNext(application, n, size); err != nil {
+				if err := s.publishAs(fmt.Sprintf("%s/%d", application, n), application, "", n); err != nil {
 					s.t.Error(err)
 					return
 				}
-				n += size
 				f.published[i].Store(int64(n))
 			}
 		})
 	}
 	s.t.Cleanup(func() { f.stop() })
 	return f
-}
-
-// publishNext publishes the size events behind number n, at once if they are many.
-func (s *stack) publishNext(application string, n, size int) error {
-	if size == 1 {
-		return s.publishAs(fmt.Sprintf("%s/%d", application, n+1), application, "", n+1)
-	}
-	var futures []jetstream.PubAckFuture
-	for i := n + 1; i <= n+size; i++ {
-		id := fmt.Sprintf("%s/%d", application, i)
-		f, err := s.js.PublishMsgAsync(natstest.Message(shards, application, "", numberedEvent(id, application, i)), jetstream.WithMsgID(id))
-		if err != nil {
-			return fmt.Errorf("publish %s: %w", id, err)
-		}
-		futures = append(futures, f)
-	}
-	for _, f := range futures {
-		select {
-		case <-f.Ok():
-		case err := <-f.Err():
-			return fmt.Errorf("publish a burst: %w", err)
-		case <-time.After(patience):
-			return errors.New("publish a burst: no acknowledgement")
-		}
-	}
-	return nil
 }
 
 // stop ends the flow and gives the number of events of each application, and of all.

@@ -68,24 +68,6 @@ func StartCluster(t testing.TB) *Cluster {
 	return c
 }
 
-// CutRoutes ends all connections between the nodes, and keeps them apart until JoinRoutes.
-func (c *Cluster) CutRoutes() {
-	c.t.Helper()
-	for i := range c.routes {
-		c.Isolate(i)
-	}
-	c.await("the nodes are apart", func() bool { return c.countRoutes() == 0 })
-}
-
-// JoinRoutes lets the nodes connect with each other again.
-func (c *Cluster) JoinRoutes() {
-	c.t.Helper()
-	for i := range c.routes {
-		c.Rejoin(i)
-	}
-	c.await("the nodes are connected", func() bool { return c.countRoutes() > 0 })
-}
-
 // Isolate cuts a node off from the others, until Rejoin. Its clients stay connected.
 func (c *Cluster) Isolate(node int) { c.eachRoute(node, (*Proxy).Refuse) }
 
@@ -98,24 +80,6 @@ func (c *Cluster) eachRoute(node int, do func(*Proxy)) {
 		if other != node {
 			do(c.routes[node][other])
 			do(c.routes[other][node])
-		}
-	}
-}
-
-func (c *Cluster) countRoutes() (n int) {
-	for _, s := range c.Nodes {
-		if s.srv != nil {
-			n += s.srv.NumRoutes()
-		}
-	}
-	return n
-}
-
-func (c *Cluster) await(what string, cond func() bool) {
-	c.t.Helper()
-	for deadline := time.Now().Add(2 * patience); !cond(); <-time.After(lookEvery) {
-		if time.Now().After(deadline) {
-			c.t.Fatalf("%s: not within %s", what, 2*patience)
 		}
 	}
 }
