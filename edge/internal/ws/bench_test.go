@@ -73,7 +73,7 @@ func serveSilent(b *testing.B) *silentServer {
 	}
 	s := &silentServer{news: make(chan *silent, 1)}
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		conn, early, err := Accept(w, r, "")
+		conn, early, err := Accept(w, r, "", Offer{})
 		if err != nil {
 			return
 		}

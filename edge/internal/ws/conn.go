@@ -165,14 +165,20 @@ func (c *Conn) LastHeard() uint32 {
 // Config.MaxFrames then.
 func (c *Conn) ExpectPong() { c.state.Add(awaitedPong) }
 
+// Inflate lets the peer send compressed messages: permessage-deflate was agreed on. It is
+// called before Engine.Adopt.
+func (c *Conn) Inflate() { c.read.inflates = true }
+
 // consume hands the bytes to the reader until the connection is cut or nothing more is to
 // be read. The caller holds turn.
 func (c *Conn) consume(data []byte, e *Engine) {
 	for len(data) > 0 && c.state.Load()&(stateCut|stateDeaf) == 0 {
 		had := c.read.part
 		rest, open := c.read.step(data, e.config.MaxMessage, c.owner)
-		if most := e.config.MaxFrames; open && most > 0 && c.counts() && c.read.over(e.now.Load(), most) {
-			open = c.read.refuse(tooMany, c.owner)
+		if most := e.config.MaxFrames; open && most > 0 {
+			if n := c.counts(); n > 0 && c.read.over(e.now.Load(), n, most) {
+				open = c.read.refuse(tooMany, c.owner)
+			}
 		}
 		if !open {
 			c.state.Or(stateDeaf)
@@ -182,12 +188,16 @@ func (c *Conn) consume(data []byte, e *Engine) {
 	}
 }
 
-// counts says whether the latest step has read the header of a frame that counts.
-func (c *Conn) counts() bool {
+// counts is how many frames the latest step counts.
+func (c *Conn) counts() int {
+	n := c.read.takeWeight()
 	op, begun := c.read.takeBegun()
 	if begun && op == OpPong && c.state.Load() >= awaitedPong {
 		c.state.Add(^uint32(awaitedPong - 1)) // turn is held: nobody else takes one
-		return false
+		return n
 	}
-	return begun
+	if begun {
+		n++
+	}
+	return n
 }

@@ -45,6 +45,9 @@ const (
 	closeTLS           uint16 = 1015 // stands for a failed TLS handshake; never on the wire
 )
 
+// compressed is the bit RSV1 of a message's first byte, which says so (RFC 7692, section 6).
+const compressed = 0x40
+
 // maxControl is the largest payload of a control frame, in bytes (section 5.5).
 const maxControl = 125
 

@@ -17,6 +17,9 @@ type reader struct {
 	begun  bool   // a header was read since takeBegun
 	second uint16 // of the engine's clock, its low bits
 	frames uint16 // that over counted in it
+
+	inflates bool  // compressed messages may come
+	weight   uint8 // of the latest compressed message, since takeWeight
 }
 
 // MaxFrames is the largest Config.MaxFrames.
@@ -31,6 +34,7 @@ type partial struct {
 	frame   header
 	left    int    // bytes of frame's payload still to come
 	checked int    // bytes of data known to be whole UTF-8 characters
+	packed  bool   // the unfinished message is compressed
 	data    []byte // unmasked payload of the unfinished message
 	control []byte // unmasked payload of the unfinished control frame
 
@@ -44,6 +48,7 @@ const maxHeader = 14
 type header struct {
 	op     Opcode
 	fin    bool
+	packed bool   // it begins a compressed message
 	mask   uint32 // as it lies on the wire, read little endian
 	length int    // payload, bytes
 }
@@ -92,11 +97,14 @@ func (r *reader) step(data []byte, max int, h Handler) (rest []byte, open bool) 
 		if frame.length <= len(data) && (frame.op.control() || r.part == nil && frame.fin) {
 			payload := data[:frame.length:frame.length]
 			unmask(payload, frame.mask)
+			if frame.packed {
+				return data[frame.length:], r.unpack(frame.op, payload, max, h)
+			}
 			return data[frame.length:], r.deliver(frame.op, payload, h)
 		}
 		r.begin(frame)
 	}
-	return r.payload(data, h)
+	return r.payload(data, max, h)
 }
 
 // takeBegun says whether the header of a frame was read since it was last called, and of
@@ -106,20 +114,29 @@ func (r *reader) takeBegun() (op Opcode, begun bool) {
 	return r.op, begun
 }
 
-// over counts one frame at second now, and says whether it is more than most.
-func (r *reader) over(now uint32, most int) bool {
+// takeWeight is how many frames more than its own the compressed messages count that were
+// read since it was last called.
+func (r *reader) takeWeight() (n int) {
+	n, r.weight = int(r.weight), 0
+	return n
+}
+
+// over counts n frames at second now, or half of what may come if they are more, and says
+// whether that makes more than most.
+func (r *reader) over(now uint32, n, most int) bool {
 	if r.second != uint16(now) {
 		r.second, r.frames = uint16(now), 0
 	}
-	r.frames++
-	return int(r.frames) > most
+	sum := int(r.frames) + min(n, (most+1)/2)
+	r.frames = uint16(min(sum, MaxFrames+1))
+	return sum > most
 }
 
 // header reads a frame's header, of which a part may have come earlier. A nil rest
 // without a violation means that it is still incomplete.
 func (r *reader) header(data []byte) (frame header, rest []byte, v *violation) {
 	if r.part == nil || r.part.headLen == 0 {
-		frame, n, v := parseHeader(data)
+		frame, n, v := parseHeader(data, r.inflates)
 		if v != nil || n > 0 {
 			return frame, data[n:], v
 		}
@@ -129,7 +146,7 @@ func (r *reader) header(data []byte) (frame header, rest []byte, v *violation) {
 	p := r.part
 	had := int(p.headLen)
 	have := had + copy(p.head[had:], data)
-	frame, n, v := parseHeader(p.head[:have])
+	frame, n, v := parseHeader(p.head[:have], r.inflates)
 	if v != nil || n > 0 {
 		p.headLen = 0
 		r.release()
@@ -140,15 +157,16 @@ func (r *reader) header(data []byte) (frame header, rest []byte, v *violation) {
 }
 
 // parseHeader reads the header at the front of b and returns its length in bytes, or 0 if
-// b holds only a part of it.
-func parseHeader(b []byte) (h header, size int, v *violation) {
+// b holds only a part of it. With inflates it may begin a compressed message.
+func parseHeader(b []byte, inflates bool) (h header, size int, v *violation) {
 	if len(b) < 2 {
 		return h, 0, nil
 	}
 	h.op, h.fin = Opcode(b[0]&0x0F), b[0]&0x80 != 0
+	h.packed = inflates && b[0]&compressed != 0 && (h.op == OpText || h.op == OpBinary)
 	h.length = int(b[1] & 0x7F)
 	switch {
-	case b[0]&0x70 != 0:
+	case b[0]&0x70 != 0 && !(h.packed && b[0]&0x70 == compressed):
 		return h, 0, reservedBits
 	case !h.op.known():
 		return h, 0, reservedOpcode
@@ -188,9 +206,13 @@ func (r *reader) admit(frame header, max int) *violation {
 	if frame.op.control() {
 		return nil
 	}
-	have, under := 0, false
+	have, under, packed := 0, false, frame.packed
 	if r.part != nil {
 		have, under = len(r.part.data), r.part.message != 0
+		packed = packed || r.part.packed
+	}
+	if packed {
+		max = maxDeflated(max)
 	}
 	switch {
 	case frame.op == OpContinuation && !under:
@@ -208,12 +230,12 @@ func (r *reader) begin(frame header) {
 	p := r.hold()
 	p.inFrame, p.frame, p.left = true, frame, frame.length
 	if frame.op == OpText || frame.op == OpBinary {
-		p.message = frame.op
+		p.message, p.packed = frame.op, frame.packed
 	}
 }
 
 // payload collects what has come of the current frame's payload.
-func (r *reader) payload(data []byte, h Handler) (rest []byte, open bool) {
+func (r *reader) payload(data []byte, max int, h Handler) (rest []byte, open bool) {
 	p := r.part
 	piece := data[:min(len(data), p.left)]
 	p.frame.mask = unmask(piece, p.frame.mask)
@@ -231,16 +253,19 @@ func (r *reader) payload(data []byte, h Handler) (rest []byte, open bool) {
 	}
 	p.data = append(p.data, piece...)
 	end := p.left == 0 && p.frame.fin
-	if p.message == OpText && !p.check(end) {
+	if p.message == OpText && !p.packed && !p.check(end) {
 		return nil, r.refuse(notUTF8, h)
 	}
 	p.inFrame = p.left > 0
 	if end {
 		// The reader lets go of the message before the owner sees it, so that a
 		// callback that panics leaves a reader in order.
-		op, payload := p.message, p.data
-		p.message, p.data, p.checked = 0, nil, 0
+		op, payload, packed := p.message, p.data, p.packed
+		p.message, p.data, p.checked, p.packed = 0, nil, 0, false
 		r.release()
+		if packed {
+			return rest, r.unpack(op, payload, max, h)
+		}
 		h.OnMessage(op == OpText, payload)
 	}
 	return rest, true
@@ -288,6 +313,18 @@ func (r *reader) deliver(op Opcode, payload []byte, h Handler) (open bool) {
 		h.OnMessage(op == OpText, payload)
 	}
 	return true
+}
+
+// unpack inflates a whole message and hands it to h.
+func (r *reader) unpack(op Opcode, payload []byte, max int, h Handler) (open bool) {
+	r.weight = uint8(min(int(r.weight)+len(payload)/inflateUnit, math.MaxUint8))
+	i := inflaters.Get().(*inflater)
+	defer i.release() // also if h panics
+	message, v := i.inflate(payload, max)
+	if v != nil {
+		return r.refuse(v, h)
+	}
+	return r.deliver(op, message, h)
 }
 
 // close hands a close frame to h. It returns false, always.

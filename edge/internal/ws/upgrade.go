@@ -67,10 +67,10 @@ func hasToken(h http.Header, name, token string, fold bool) bool {
 
 // Accept answers 101 to a request that CheckUpgrade has passed, and takes its connection
 // from net/http, without deadlines. subprotocol is the one chosen of those offered, or
-// empty. early is what the client has sent behind its request: Engine.Adopt reads it
+// empty, and offer is what is accepted of permessage-deflate. early is what the client has sent behind its request: Engine.Adopt reads it
 // first. If the connection cannot be taken, the error says so and w can still answer;
 // after any other error it is closed.
-func Accept(w http.ResponseWriter, r *http.Request, subprotocol string) (conn net.Conn, early []byte, err error) {
+func Accept(w http.ResponseWriter, r *http.Request, subprotocol string, offer Offer) (conn net.Conn, early []byte, err error) {
 	conn, buffers, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		return nil, nil, fmt.Errorf("take connection: %w", err)
@@ -82,7 +82,7 @@ func Accept(w http.ResponseWriter, r *http.Request, subprotocol string) (conn ne
 			return nil, nil, fmt.Errorf("read early bytes: %w", err)
 		}
 	}
-	if err = answer(conn, r, subprotocol); err != nil {
+	if err = answer(conn, r, subprotocol, offer); err != nil {
 		_ = conn.Close()
 		return nil, nil, fmt.Errorf("answer handshake: %w", err)
 	}
@@ -90,11 +90,11 @@ func Accept(w http.ResponseWriter, r *http.Request, subprotocol string) (conn ne
 }
 
 // answer writes the 101 and clears the deadlines that net/http has set.
-func answer(conn net.Conn, r *http.Request, subprotocol string) error {
+func answer(conn net.Conn, r *http.Request, subprotocol string, offer Offer) error {
 	if err := conn.SetDeadline(time.Now().Add(acceptTimeout)); err != nil {
 		return err
 	}
-	b := make([]byte, 0, 256)
+	b := make([]byte, 0, 384)
 	b = append(b, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "...)
 	b = append(b, acceptKey(r.Header.Get("Sec-WebSocket-Key"))...)
 	// By this clock a client can come back that has had no event yet.
@@ -103,6 +103,10 @@ func answer(conn net.Conn, r *http.Request, subprotocol string) error {
 	if subprotocol != "" {
 		b = append(b, "\r\nSec-WebSocket-Protocol: "...)
 		b = append(b, subprotocol...)
+	}
+	if extension := offer.answer(); extension != "" {
+		b = append(b, "\r\nSec-WebSocket-Extensions: "...)
+		b = append(b, extension...)
 	}
 	b = append(b, "\r\n\r\n"...)
 	if _, err := conn.Write(b); err != nil {

@@ -87,7 +87,7 @@ func TestSubprotocolsAreFoundInTheirList(t *testing.T) {
 
 func TestAcceptAnswersTheKeyOfTheStandard(t *testing.T) {
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		conn, early, err := Accept(w, r, "cloudevents.json")
+		conn, early, err := Accept(w, r, "cloudevents.json", Offer{})
 		if err != nil {
 			t.Error(err)
 			return
@@ -120,7 +120,7 @@ func TestAcceptAnswersTheKeyOfTheStandard(t *testing.T) {
 
 func TestAcceptLeavesTheAnswerToTheCallerIfItCannotTakeTheConnection(t *testing.T) {
 	w := httptest.NewRecorder()
-	if _, _, err := Accept(w, ask(t, "GET / HTTP/1.1"), ""); err == nil {
+	if _, _, err := Accept(w, ask(t, "GET / HTTP/1.1"), "", Offer{}); err == nil {
 		t.Error("a recorder was hijacked")
 	}
 	http.Error(w, "cannot", http.StatusInternalServerError)
@@ -132,7 +132,7 @@ func TestAcceptLeavesTheAnswerToTheCallerIfItCannotTakeTheConnection(t *testing.
 func TestServersDeadlinesDoNotOutliveTheHandshake(t *testing.T) {
 	served := &memoryConn{in: bytes.NewReader(nil), deadline: time.Now()}
 	w := &hijacked{httptest.NewRecorder(), served}
-	if _, _, err := Accept(w, ask(t, "GET / HTTP/1.1"), ""); err != nil {
+	if _, _, err := Accept(w, ask(t, "GET / HTTP/1.1"), "", Offer{}); err != nil {
 		t.Fatal(err)
 	}
 	if !served.deadline.IsZero() {

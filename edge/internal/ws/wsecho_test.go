@@ -143,7 +143,7 @@ func (s *server) open(w http.ResponseWriter, r *http.Request, prepare func(*echo
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	conn, early, err := Accept(w, r, "")
+	conn, early, err := Accept(w, r, "", Offer{})
 	if err != nil {
 		return
 	}
