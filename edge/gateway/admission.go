@@ -251,6 +251,10 @@ func (a *admission) identify(r *http.Request, to target) (authn.Principal, *refu
 func (a *admission) upgrade(w http.ResponseWriter, r *http.Request, to target, s *session.Session, granted grant) *refusal {
 	ctx, cancel := context.WithTimeout(r.Context(), attachTimeout)
 	defer cancel()
+	offer := a.compression(r)
+	if offer.Deflate() {
+		s.Deflate()
+	}
 	if refused := a.attach(ctx, r, to, s); refused != nil {
 		return refused
 	}
@@ -271,7 +275,7 @@ func (a *admission) upgrade(w http.ResponseWriter, r *http.Request, to target, s
 	if ws.OffersSubprotocol(r, subprotocol) {
 		protocol = subprotocol
 	}
-	conn, early, err := ws.Accept(w, r, protocol)
+	conn, early, err := ws.Accept(w, r, protocol, offer)
 	if err != nil {
 		s.Abandon()
 		a.log.Debug("answer 101", zap.Error(err))

@@ -26,6 +26,9 @@ func (a *admission) attach(ctx context.Context, r *http.Request, to target, s *s
 	} else {
 		what = "The group is not available"
 		s.Member, err = a.groups.Join(ctx, to.key(s.Principal()), network(a.clientAddress(r)).String(), s)
+		if err == nil && s.Reader.Deflates() {
+			s.Member.Deflate()
+		}
 	}
 	switch {
 	case err == nil:

@@ -77,6 +77,7 @@ type edge struct {
 	access      source
 	authn       *authn.Authenticator
 	engine      *ws.Engine
+	deflater    *ws.Deflater // nil if compression is off
 	hub         *feed.Hub
 	groups      *group.Hub
 	repairs     atomic.Pointer[feed.Hub]  // hub, for callbacks of NATS, which may come before it is made
@@ -135,8 +136,10 @@ func (e *edge) open(ctx context.Context) error {
 	if err := e.engine.Start(); err != nil {
 		return err
 	}
+	e.deflater = newDeflater(e.cfg.Edge, reg)
 	e.hub = feed.New(feed.Config{
-		Buffers: e.cfg.Edge.Buffers, Held: e.engine.Held, Resharded: e.breaks, Others: []*nats.Conn{e.members},
+		Buffers: e.cfg.Edge.Buffers, Held: e.engine.Held, Resharded: e.breaks,
+		Others: []*nats.Conn{e.members}, Deflater: e.deflater,
 	}, e.feeds, e.requests, e.log, reg)
 	e.repairs.Store(e.hub)
 	if err := e.openGroups(reg); err != nil {
@@ -183,7 +186,7 @@ func newServer(handler http.Handler, headerBytes int, log *zap.Logger) (*http.Se
 func (e *edge) openGroups(reg prometheus.Registerer) (err error) {
 	e.groups, err = group.New(group.Config{
 		Groups: e.cfg.Edge.Groups, Limits: e.cfg.Edge.Limits, Bytes: e.cfg.Edge.Buffers.GroupBytes,
-		Held: e.engine.Held, HeldLimit: e.cfg.Edge.Buffers.SocketBytes,
+		Held: e.engine.Held, HeldLimit: e.cfg.Edge.Buffers.SocketBytes, Deflater: e.deflater,
 	}, e.members, e.requests, e.hub, e.log, reg)
 	if err != nil {
 		return err

@@ -117,6 +117,7 @@ type Edge struct {
 	AccessCache      time.Duration `key:"access_cache" default:"30s" help:"for how long an answer of Drogue's services holds; access that is withdrawn there ends within this time"`
 	AccessStale      time.Duration `key:"access_stale" default:"5m" help:"for how long beyond that it counts while they do not answer; then sockets are refused and closed. 0s is off"`
 	AllowedOrigins   []string      `key:"allowed_origins" help:"browser Origins such as https://console.example that may use Basic credentials, separated by commas; empty means the request's own Host"`
+	CompressFrom     int64         `key:"compress_from" default:"0" unit:"bytes" help:"size from which on events are compressed for clients that offer permessage-deflate, such as 256: once for all that follow an application, without context takeover; 0 is off"`
 	Limits           Limits        `key:"limits"`
 	Ping             Ping          `key:"ping"`
 	Buffers          Buffers       `key:"buffers"`

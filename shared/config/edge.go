@@ -137,6 +137,8 @@ func (c *check) edge(e Edge) {
 			c.that(false, "EDGE__ALLOWED_ORIGINS", err.Error())
 		}
 	}
+	c.atLeast("EDGE__COMPRESS_FROM", e.CompressFrom, 0, "0")
+	c.that(e.CompressFrom <= 16*mebibyte, "EDGE__COMPRESS_FROM", "expected at most 16MiB")
 	c.ping("EDGE__PING__INTERVAL", e.Ping.Interval)
 	c.ping("EDGE__PING__TIMEOUT", e.Ping.Timeout)
 	b := e.Buffers

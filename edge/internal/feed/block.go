@@ -19,13 +19,15 @@ const sparsePause = 100 * time.Millisecond
 var errOtherLog = errors.New("the stream was made anew")
 
 // block is what the stream holds of an application between two places, ready to be
-// written to sockets. It never changes.
+// written to sockets. It does not change, but for the frames that are compressed when the
+// first socket wants them: it belongs to one replayer.
 type block struct {
 	log            event.Log
 	after, through uint64 // sequences: it holds every event between, the second included
 	sound          uint64 // behind this sequence nothing was forgotten before it was read
 	frames         []byte
 	index          []blockEvent
+	packed         [][]byte // compressed frames, by index; nil those that nobody has wanted
 }
 
 type blockEvent struct {
@@ -55,35 +57,51 @@ func (b *block) firstBehind(sequence uint64) uint64 {
 
 // next gives the n frames of at most maxWrite bytes, or one, that come behind sequence
 // and pass filter, and the sequence up to which that brings a socket. It joins filtered
-// ones in scratch and gives that back.
-func (b *block) next(sequence uint64, filter Filter, scratch []byte) (frames, joined []byte, n int, last uint64) {
+// ones, and those that d compresses unless it is nil, in scratch and gives that back.
+func (b *block) next(sequence uint64, filter Filter, d *ws.Deflater, scratch []byte) (frames, joined []byte, n int, last uint64) {
 	joined = scratch[:0]
 	i := b.behind(sequence)
 	start := b.start(i)
 	size := 0
+	join := filter != (Filter{}) || d != nil
 	for ; i < len(b.index); i++ {
 		e := &b.index[i]
 		if !filter.passes(e.labels) {
 			continue
 		}
-		frame := b.frames[b.start(i):e.end]
+		frame := b.frame(i, d)
 		if n > 0 && size+len(frame) > maxWrite {
-			return b.joinedOr(filter, joined, start, size), joined, n, b.index[i-1].sequence
+			return b.joinedOr(join, joined, start, size), joined, n, b.index[i-1].sequence
 		}
 		size += len(frame)
 		n++
-		if filter != (Filter{}) {
+		if join {
 			joined = append(joined, frame...)
 		}
 	}
-	return b.joinedOr(filter, joined, start, size), joined, n, b.through
+	return b.joinedOr(join, joined, start, size), joined, n, b.through
 }
 
-func (b *block) joinedOr(filter Filter, joined []byte, start, size int) []byte {
-	if filter != (Filter{}) {
+func (b *block) joinedOr(join bool, joined []byte, start, size int) []byte {
+	if join {
 		return joined
 	}
 	return b.frames[start : start+size]
+}
+
+// frame is that of event i, compressed once for all by d unless that is nil.
+func (b *block) frame(i int, d *ws.Deflater) []byte {
+	frame := b.frames[b.start(i):b.index[i].end]
+	if d == nil {
+		return frame
+	}
+	if b.packed == nil {
+		b.packed = make([][]byte, len(b.index))
+	}
+	if b.packed[i] == nil {
+		b.packed[i] = d.AppendFrame(nil, ws.OpText, payload(frame), 0)
+	}
+	return b.packed[i]
 }
 
 func (b *block) start(i int) int {

@@ -25,6 +25,7 @@ type Feed struct {
 	shard       int
 	ring        *ring
 	whole       *track
+	packed      packed
 
 	opened chan struct{} // closed when the feed is ready or has failed
 	failed error         // set before opened is closed
@@ -45,7 +46,7 @@ type Feed struct {
 	nextLook  time.Time // when it is asked again
 
 	tracksMu sync.Mutex
-	tracks   map[Filter]*track
+	tracks   map[trackKey]*track
 	sockets  int
 	pins     int       // callers between finding the feed and attaching to it
 	idle     time.Time // since when there is neither
@@ -55,11 +56,13 @@ func newFeed(h *Hub, application string, shard int) *Feed {
 	f := &Feed{
 		hub: h, application: application, shard: shard,
 		opened: make(chan struct{}), calmed: make(chan struct{}, 1),
-		tracks: map[Filter]*track{},
+		tracks: map[trackKey]*track{},
 		chain:  chain{room: h.room, held: true},
 	}
 	f.ring = &ring{budget: h.budget, fell: f.fell}
-	f.whole = &track{feed: f, whole: true}
+	f.whole = &track{feed: f, ring: f.ring, whole: true}
+	f.packed.ring = &ring{budget: h.budget, fell: f.fell}
+	f.packed.whole = &track{feed: f, ring: f.packed.ring, whole: true, packed: true}
 	return f
 }
 
@@ -110,14 +113,7 @@ func (f *Feed) attach(r *Reader, s Socket, filter Filter, at begin) {
 	defer f.mu.Unlock()
 	f.tracksMu.Lock()
 	defer f.tracksMu.Unlock()
-	t := f.whole
-	if filter != (Filter{}) {
-		t = f.tracks[filter]
-		if t == nil {
-			t = &track{feed: f, filter: filter, start: f.ring.view().head}
-			f.tracks[filter] = t
-		}
-	}
+	t := f.trackOf(filter, r.packs)
 	f.sockets++
 	t.sockets++
 	r.track = t
@@ -125,7 +121,7 @@ func (f *Feed) attach(r *Reader, s Socket, filter Filter, at begin) {
 	ok := at.now
 	if at.now {
 		at.cursor = event.Cursor{Log: f.log(), Sequence: f.chain.head}
-		pos = t.position(f.ring.view().head)
+		pos = t.position(t.ring.view().head)
 	} else if at.entry != entryForgotten {
 		pos, ok = f.locate(t, at.cursor)
 	}
@@ -147,8 +143,8 @@ func (f *Feed) locate(t *track, c event.Cursor) (pos uint64, ok bool) {
 	if c.Log == f.log() && c.Sequence > f.chain.head {
 		return 0, false // still to come, or nobody knows
 	}
-	pos, ok = f.ring.locate(c)
-	if !ok || pos < t.start || f.ring.slipping(pos, f.hub.config.Buffers.FeedBytes) {
+	pos, ok = t.ring.locate(c)
+	if !ok || pos < t.start || t.ring.slipping(pos, f.hub.config.Buffers.FeedBytes) {
 		return 0, false
 	}
 	return t.position(pos), true
@@ -161,9 +157,13 @@ func (f *Feed) left(t *track) {
 	f.sockets--
 	t.sockets--
 	if t.sockets == 0 && !t.whole {
-		delete(f.tracks, t.filter)
+		delete(f.tracks, trackKey{t.filter, t.packed})
 	}
 	f.idle = f.hub.now()
+	if t.packed {
+		f.packed.sockets--
+		f.packed.idle = f.idle
+	}
 }
 
 // subDropped is the number of messages that the NATS client has dropped so far. mu is held.
@@ -227,11 +227,21 @@ func (f *Feed) apply(m message) {
 		return
 	}
 	now := f.hub.now()
-	from, to := f.ring.append(m.json, event.Cursor{Log: f.log(), Sequence: m.sequence}, m.appended, now)
+	c := event.Cursor{Log: f.log(), Sequence: m.sequence}
+	from, to := f.ring.append(m.json, c, m.appended, now)
 	f.hub.stats.events.Inc()
 	f.trim(now)
 	f.whole.wake()
-	if !m.labels.hasChannel && !m.labels.hasDevice {
+	f.refer(m.labels, false, ref{from, int(to - from)})
+	if f.packed.open { // last: nobody else waits for it
+		f.refer(m.labels, true, f.pack(m.json, c, m.appended, now))
+	}
+}
+
+// refer adds a frame to the tracks of the filters that its event passes, and wakes them.
+// mu is held.
+func (f *Feed) refer(l labels, packed bool, r ref) {
+	if !l.hasChannel && !l.hasDevice {
 		return
 	}
 	f.tracksMu.Lock()
@@ -239,9 +249,9 @@ func (f *Feed) apply(m message) {
 	if len(f.tracks) == 0 {
 		return
 	}
-	m.labels.filters(func(filter Filter) {
-		if t := f.tracks[filter]; t != nil {
-			t.add(ref{from, int(to - from)})
+	l.filters(func(filter Filter) {
+		if t := f.tracks[trackKey{filter, packed}]; t != nil {
+			t.add(r)
 			t.wake()
 		}
 	})
@@ -254,13 +264,22 @@ func (f *Feed) applyGap(g event.Gap, c event.Cursor) {
 	f.hub.stats.gaps.WithLabelValues(g.Reason).Inc()
 	f.hub.zap.Warn("events may be missing", zap.String("application", f.application),
 		zap.String("reason", g.Reason), zap.Stringer("after", g.After), zap.Stringer("before", g.Before))
-	from, to := f.ring.append(g.JSON(), c, 0, now)
+	json := g.JSON()
+	from, to := f.ring.append(json, c, 0, now)
 	f.trim(now)
 	f.whole.wake()
+	var inPacked ref
+	if f.packed.open {
+		inPacked = f.pack(json, c, 0, now)
+	}
 	f.tracksMu.Lock()
 	defer f.tracksMu.Unlock()
 	for _, t := range f.tracks {
-		t.add(ref{from, int(to - from)})
+		if t.packed {
+			t.add(inPacked)
+		} else {
+			t.add(ref{from, int(to - from)})
+		}
 		t.wake()
 	}
 }
@@ -278,7 +297,11 @@ func (f *Feed) drain() {
 
 // trim drops what is too old or too much and has the sweep look for sockets that fell off.
 func (f *Feed) trim(now time.Time) {
-	if f.ring.trim(now.Add(-f.hub.config.Buffers.FeedAge), f.hub.config.Buffers.FeedBytes) {
+	f.trimRing(f.ring, now)
+}
+
+func (f *Feed) trimRing(r *ring, now time.Time) {
+	if r.trim(now.Add(-f.hub.config.Buffers.FeedAge), f.hub.config.Buffers.FeedBytes) {
 		f.fell()
 	}
 }
@@ -286,12 +309,13 @@ func (f *Feed) trim(now time.Time) {
 // fell has every reader visited after chunks were dropped, also those that are stalled.
 // Of the filtered ones only those of tracks that have lost events: there may be many.
 func (f *Feed) fell() {
-	tail := f.ring.view().tail()
+	tail, packedTail := f.ring.view().tail(), f.packed.ring.view().tail()
 	f.whole.wake()
+	f.packed.whole.wake()
 	f.tracksMu.Lock()
 	defer f.tracksMu.Unlock()
 	for _, t := range f.tracks {
-		if t.forget(tail) {
+		if t.packed && t.forget(packedTail) || !t.packed && t.forget(tail) {
 			t.wake()
 		}
 	}
@@ -307,7 +331,7 @@ func (f *Feed) rested() {
 
 // calm says whether every socket that can take events has had them all.
 func (f *Feed) calm() bool {
-	if !f.whole.calm() {
+	if !f.whole.calm() || !f.packed.whole.calm() {
 		return false
 	}
 	f.tracksMu.Lock()
@@ -373,4 +397,5 @@ func (f *Feed) close() {
 		_ = sub.Unsubscribe() // fails only if the connection is closed, and then nothing comes
 	}
 	f.ring.close()
+	f.packed.ring.close()
 }

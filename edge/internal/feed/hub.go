@@ -27,6 +27,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"canopy/edge/internal/ws"
 	"canopy/shared/config"
 	"canopy/shared/event"
 	"canopy/shared/subject"
@@ -61,6 +62,8 @@ type Config struct {
 	Workers int
 	// Held gives the bytes that wait for stalled sockets, outside of the rings.
 	Held func() int64
+	// Deflater compresses the frames of sockets that take that; nil is off.
+	Deflater *ws.Deflater
 	// Backstop is how often the leader is asked, for each feed, whether anything is
 	// missing; 0 means every minute.
 	Backstop time.Duration
@@ -338,6 +341,7 @@ func (h *Hub) tidy(ctx context.Context) {
 			now := h.now()
 			for _, f := range feeds {
 				f.trim(now)
+				f.trimPacked(now)
 				h.closeIdle(f, now)
 			}
 		}

@@ -40,6 +40,7 @@ type Reader struct {
 	index  int   // in bucket.readers, guarded by the bucket
 	waits  bool  // in bucket.resumed, guarded by the bucket
 	entry  entry // belongs to whoever has claimed it
+	packs  bool  // its client takes compressed frames; constant from Hub.Attach on
 
 	state atomic.Uint32
 	owed  atomic.Int64  // bytes given to Write less those that the kernel took
@@ -61,6 +62,12 @@ func (r *Reader) place(c event.Cursor) {
 	}
 	r.seq.Store(c.Sequence)
 }
+
+// Deflate lets the feed write compressed frames. It is called before Hub.Attach.
+func (r *Reader) Deflate() { r.packs = true }
+
+// Deflates says whether Deflate was called.
+func (r *Reader) Deflates() bool { return r.packs }
 
 // Owe counts n bytes that the session is about to Write by itself (control frames).
 // It gives the bytes that were owed before.

@@ -166,7 +166,7 @@ func (h *Hub) relieve(excess int64) {
 // they lag, or for filtered ones the bytes that they are owed.
 func (f *Feed) eachStalled(visit func(r *Reader, lag uint64)) {
 	f.tracksMu.Lock()
-	tracks := []*track{f.whole}
+	tracks := []*track{f.whole, f.packed.whole}
 	for _, t := range f.tracks {
 		tracks = append(tracks, t)
 	}
@@ -176,8 +176,8 @@ func (f *Feed) eachStalled(visit func(r *Reader, lag uint64)) {
 			visit(r, uint64(max(0, r.Owed())))
 		}
 	}
-	head := f.ring.view().head
 	for _, t := range tracks {
+		head := t.ring.view().head
 		t.mu.Lock()
 		buckets := t.buckets
 		t.mu.Unlock()

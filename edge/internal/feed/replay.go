@@ -241,7 +241,7 @@ func (p *replayer) serve(ctx context.Context, r *Reader, b *block) bool {
 		var frames []byte
 		var n int
 		var last uint64
-		frames, p.scratch, n, last = b.next(r.seq.Load(), r.track.filter, p.scratch)
+		frames, p.scratch, n, last = b.next(r.seq.Load(), r.track.filter, r.track.deflater(), p.scratch)
 		if n > 0 {
 			p.feed.write(r, frames, n)
 		}

@@ -72,14 +72,25 @@ func (v view) tail() uint64 {
 // from gives the frames from pos to the end of their chunk. pos must be a boundary
 // between frames, not below tail and below head.
 func (v view) from(pos uint64) []byte {
-	last := len(v.chunks) - 1
-	if c := v.chunks[last]; pos >= c.start {
+	i := v.chunk(pos)
+	c := v.chunks[i]
+	if i == len(v.chunks)-1 {
 		return c.buf[pos-c.start : v.head-c.start]
 	}
-	i := sort.Search(last, func(i int) bool { return v.chunks[i+1].start > pos })
-	c := v.chunks[i]
 	return c.buf[pos-c.start : v.chunks[i+1].start-c.start]
 }
+
+// chunk is the index of the chunk that holds pos.
+func (v view) chunk(pos uint64) int {
+	last := len(v.chunks) - 1
+	if pos >= v.chunks[last].start {
+		return last
+	}
+	return sort.Search(last, func(i int) bool { return v.chunks[i+1].start > pos })
+}
+
+// log is that of the event whose frame begins at pos.
+func (v view) log(pos uint64) event.Log { return v.chunks[v.chunk(pos)].before.Log }
 
 // frame gives the bytes between two positions of one chunk.
 func (v view) frame(r ref) []byte { return v.from(r.start)[:r.size] }
@@ -94,13 +105,17 @@ func (r *ring) view() view {
 // appended to Kafka, in ms since 1970.
 func (r *ring) append(json []byte, cur event.Cursor, at int64, now time.Time) (from, to uint64) {
 	size := len(json) + event.CursorSuffixLen
-	need := frameLen(size)
+	return r.put(frameLen(size), cur, at, now, func(b []byte) {
+		event.AppendCursor(ws.AppendHeader(b, ws.OpText, size), json, cur)
+	})
+}
 
+// put adds a frame of need bytes, which fill appends to an empty slice that has room for it.
+func (r *ring) put(need int, cur event.Cursor, at int64, now time.Time, fill func([]byte)) (from, to uint64) {
 	r.mu.Lock()
 	c := r.room(need, cur.Log)
 	fresh := c.used == 0
-	b := ws.AppendHeader(c.buf[c.used:c.used], ws.OpText, size)
-	event.AppendCursor(b, json, cur)
+	fill(c.buf[c.used : c.used : c.used+need])
 	c.used += need
 	c.last = now
 	from = r.head
@@ -162,7 +177,7 @@ func (r *ring) locate(c event.Cursor) (pos uint64, ok bool) {
 		pos := chunk.start
 		for len(frames) > 0 {
 			n := firstFrame(frames)
-			if event.LastSequence(frames[:n]) > c.Sequence {
+			if lastSequence(frames[:n]) > c.Sequence {
 				break
 			}
 			frames = frames[n:]

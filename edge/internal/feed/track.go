@@ -53,8 +53,10 @@ type ref struct {
 // Any goroutine may call it.
 type track struct {
 	feed   *Feed
+	ring   *ring
 	filter Filter
 	whole  bool
+	packed bool   // the ring holds compressed frames
 	start  uint64 // position in the ring from which on it refers to every frame
 
 	sockets int // guarded by Feed.tracksMu
@@ -158,13 +160,13 @@ type snapshot struct {
 
 func (t *track) snapshot() snapshot {
 	if t.whole {
-		v := t.feed.ring.view()
+		v := t.ring.view()
 		return snapshot{track: t, view: v, tail: v.tail(), head: v.head}
 	}
 	t.mu.Lock()
 	s := snapshot{track: t, refs: t.refs, base: t.base}
 	t.mu.Unlock()
-	s.view = t.feed.ring.view() // later than refs, so it holds all of them that it has not dropped
+	s.view = t.ring.view() // later than refs, so it holds all of them that it has not dropped
 	s.head = s.base + uint64(len(s.refs))
 	gone := 0
 	for tail := s.view.tail(); gone < len(s.refs) && s.refs[gone].start < tail; {
@@ -187,6 +189,7 @@ type slice struct {
 // frames in scratch and gives that back.
 func (s *snapshot) next(pos uint64, scratch []byte) (slice, []byte) {
 	n := slice{track: s.track, from: pos}
+	last := pos // in the ring, of some frame in the chunk of the last one
 	if s.track.whole {
 		n.frames = s.view.from(pos)
 		n.to = pos + uint64(len(n.frames))
@@ -199,10 +202,11 @@ func (s *snapshot) next(pos uint64, scratch []byte) (slice, []byte) {
 			}
 			scratch = append(scratch, s.view.frame(r)...)
 			n.events++
+			last = r.start
 		}
 		n.frames = scratch
 		n.to = pos + uint64(n.events)
 	}
-	n.last = event.LastCursor(n.frames)
+	n.last = event.Cursor{Log: s.view.log(last), Sequence: lastSequence(n.frames)}
 	return n, scratch
 }

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"canopy/edge/internal/ws"
 	"canopy/shared/config"
 	"canopy/shared/event"
 )
@@ -63,6 +64,8 @@ type Config struct {
 	// groups stop adding to them.
 	Held      func() int64
 	HeldLimit int64
+	// Deflater compresses the events of members that take that; nil is off.
+	Deflater *ws.Deflater
 	// Workers is the number of goroutines that write to members; 0 means one a core.
 	Workers int
 }

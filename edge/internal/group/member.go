@@ -45,6 +45,7 @@ type Member struct {
 	group  *Group
 	socket Socket
 	tag    uint64 // random, so that only a Pong to our own Ping acknowledges
+	packs  bool   // its client takes compressed events; constant from Open on
 
 	// guarded by Group.mu from here on
 	gone       bool // Leave was called
@@ -81,6 +82,9 @@ func newMember(g *Group, s Socket) *Member {
 	_, _ = rand.Read(tag[:]) // never fails
 	return &Member{group: g, socket: s, tag: binary.BigEndian.Uint64(tag[:]), window: firstWindow}
 }
+
+// Deflate has the member's events compressed. It is called before Open.
+func (m *Member) Deflate() { m.packs = true }
 
 // Open lets the group give events to the member: its socket can be written to.
 func (m *Member) Open() {

@@ -72,6 +72,7 @@ func (q *queueOfGroups) serve() {
 type worker struct {
 	outcome outcome
 	buffer  []byte
+	json    []byte // one event, that is to be compressed
 }
 
 // turn does what there is to do for g, for a bounded time. It says whether there is more.
@@ -151,8 +152,14 @@ func (w *worker) write(g *Group, next *write) {
 	b := w.buffer[:0]
 	events := w.outcome.events[next.from:next.to]
 	for _, d := range events {
+		at := event.Cursor{Log: g.log(), Sequence: d.seq}
+		if next.member.packs {
+			w.json = event.AppendCursor(w.json[:0], d.data, at)
+			b = g.hub.config.Deflater.AppendFrame(b, ws.OpText, w.json, 0)
+			continue
+		}
 		b = ws.AppendHeader(b, ws.OpText, len(d.data)+event.CursorSuffixLen)
-		b = event.AppendCursor(b, d.data, event.Cursor{Log: g.log(), Sequence: d.seq})
+		b = event.AppendCursor(b, d.data, at)
 	}
 	if next.ping != 0 {
 		var payload [pingBytes]byte
@@ -164,5 +171,8 @@ func (w *worker) write(g *Group, next *write) {
 	g.hub.stats.delivered(events, len(b), time.Now())
 	if cap(b) <= keepBuffer {
 		w.buffer = b
+	}
+	if cap(w.json) > keepBuffer {
+		w.json = nil
 	}
 }

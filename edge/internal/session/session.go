@@ -91,6 +91,13 @@ func (s *Session) close(c Closing, hangUp uint32) bool {
 	return true
 }
 
+// Deflate says that permessage-deflate was agreed on. It is called before the session gets
+// its place in a feed, or in a group, which has to be told besides.
+func (s *Session) Deflate() {
+	s.Inflate()
+	s.Reader.Deflate()
+}
+
 // Release lets events be written: the connection is adopted.
 func (s *Session) Release() {
 	if s.Member != nil {
