@@ -219,7 +219,7 @@ func sequences(b []byte) (list []uint64) {
 		} else if size == 127 {
 			size, header = int(binary.BigEndian.Uint64(b[2:])), 10
 		}
-		list = append(list, event.LastSequence(b[:header+size]))
+		list = append(list, lastSequence(b[:header+size]))
 		b = b[header+size:]
 	}
 	return list
