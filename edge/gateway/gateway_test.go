@@ -54,6 +54,7 @@ type stack struct {
 	admin   string
 	file    string
 	tls     bool
+	packs   bool // dial offers compression, which must be accepted
 	stop    func() error
 
 	published int
@@ -127,6 +128,9 @@ func (s *stack) run(change func(*config.Config)) {
 		change(&cfg)
 	}
 	s.tls = cfg.HTTP.TLS()
+	if overCompression(t) {
+		cfg.Edge.CompressFrom, s.packs = 1, true
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended, bound := make(chan error, 1), make(chan Addrs, 1)
 	go func() { ended <- Run(ctx, cfg, s.log, func(a Addrs) { bound <- a }) }()
@@ -177,9 +181,17 @@ func (s *stack) dial(path string, header http.Header) *websocket.Conn {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: certtest.Client()}}
-	c, _, err := websocket.Dial(ctx, s.url()+path, &websocket.DialOptions{HTTPHeader: header, HTTPClient: client})
+	options := &websocket.DialOptions{HTTPHeader: header, HTTPClient: client}
+	if s.packs {
+		options.CompressionMode, options.CompressionThreshold = websocket.CompressionNoContextTakeover, 1
+	}
+	c, answer, err := websocket.Dial(ctx, s.url()+path, options)
 	if err != nil {
 		s.t.Fatalf("open %s: %v", path, err)
+	}
+	const agreed = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+	if got := answer.Header.Get("Sec-WebSocket-Extensions"); got != "" != s.packs || s.packs && got != agreed {
+		s.t.Fatalf("open %s: the edge accepted %q", path, got)
 	}
 	s.t.Cleanup(func() { _ = c.CloseNow() })
 	return c
