@@ -95,6 +95,9 @@ func TestCompressedAndPlainSocketsGetEveryEventOnceAndEachIsCompressedOnce(t *te
 	for range each {
 		sockets = append(sockets, s.dial("/open-app", nil), s.dialPacked("/open-app", nil))
 	}
+	if n := s.metric("canopy_edge_compressed_sockets"); n != each {
+		t.Errorf("%v sockets are counted as compressed, want %d", n, each)
+	}
 	before := s.metric("canopy_edge_socket_written_bytes_total")
 	s.publishMany("open-app", "", 11, events)
 	var reading sync.WaitGroup

@@ -132,7 +132,7 @@ type Limits struct {
 	ConnectionsPerUser        int   `key:"connections_per_user" default:"0" help:"sockets of one user on this edge, by token and by API key together, beyond which it answers 429; anonymous clients are not counted; 0 is off"`
 	ConnectionsPerAddress     int   `key:"connections_per_address" default:"0" help:"sockets and requests of one client address (of IPv6: one /64) on this edge, beyond which it answers 429; behind a proxy it needs HTTP__TRUSTED_PROXIES or HTTP__PROXY_PROTOCOL, or all clients are one; 0 is off"`
 	ConnectionsPerSecond      int   `key:"connections_per_second" default:"0" help:"requests for a socket a second on this edge, beyond which it answers 503; so many may come at once; 0 is off"`
-	MessagesPerSecond         int   `key:"messages_per_second" default:"100" help:"frames that one client may send in a second, control frames among them and Pongs that answer a Ping not; above it the socket is closed with 1008; 0 is off"`
+	MessagesPerSecond         int   `key:"messages_per_second" default:"100" help:"frames that one client may send in a second, control frames among them and Pongs that answer a Ping not, a compressed message once more for each KiB; above it the socket is closed with 1008; 0 is off"`
 	MessageBytes              int64 `key:"message_bytes" default:"64KiB" unit:"bytes" help:"largest message from a client; a larger one closes the socket with 1009"`
 	HeaderBytes               int64 `key:"header_bytes" default:"32KiB" unit:"bytes" help:"largest request line and headers of a request for a socket, tokens among them; larger ones are answered with 431"`
 	GroupsPerApplication      int   `key:"groups_per_application" default:"1000" help:"groups of one application, on all edges; 0 is off"`

@@ -96,6 +96,19 @@ func (f *Feed) pack(json []byte, c event.Cursor, at int64, now time.Time) ref {
 	return ref{from, int(to - from)}
 }
 
+// packing is the number of sockets that take compressed frames.
+func (h *Hub) packing() (n int) {
+	h.mu.Lock()
+	feeds := h.all()
+	h.mu.Unlock()
+	for _, f := range feeds {
+		f.tracksMu.Lock()
+		n += f.packed.sockets
+		f.tracksMu.Unlock()
+	}
+	return n
+}
+
 // deflater is what compresses the frames of the track's sockets, nil if they get them as
 // they are.
 func (t *track) deflater() *ws.Deflater {
