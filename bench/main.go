@@ -22,6 +22,7 @@ import (
 
 	"canopy/bench/drain"
 	"canopy/bench/floor"
+	"canopy/bench/gateway"
 	"canopy/bench/load"
 	"canopy/bench/peer"
 	"canopy/bench/under"
@@ -29,7 +30,7 @@ import (
 
 // known are the rows that can be measured; those of usual are, unless others are asked for.
 var (
-	usual = []string{"1", "2", "4", "6", "7"}
+	usual = []string{"1", "2", "4", "6", "7", "9"}
 	known = append(slices.Clone(usual), crowdMembers, crowdGroups)
 )
 
@@ -45,6 +46,7 @@ type options struct {
 	stall      stallOptions
 	group      groupOptions
 	crowd      crowdOptions
+	handshakes int
 	rows       string
 	edge       string
 	out        string
@@ -71,6 +73,7 @@ func main() {
 // children are the processes that this program starts of itself.
 var children = map[string]func(io.Reader, io.Writer) error{
 	drain.Command:     drain.Serve,
+	gateway.Command:   gateway.Serve,
 	floor.Command:     floor.Serve,
 	peer.Command:      peer.Serve,
 	under.NATSCommand: under.ServeNATS,
@@ -101,6 +104,7 @@ func parse(args []string) (options, error) {
 	flags.DurationVar(&o.stall.phase, "phase", 8*time.Second, "`time` that each phase of row 6 is measured for")
 	flags.IntVar(&o.group.members, "group-members", 8, "`members` of the group of row 7, and subscriptions of its peer")
 	flags.IntVar(&o.group.events, "group-events", 60_000, "`events` per round of row 7, which wait when the members come")
+	flags.IntVar(&o.handshakes, "handshakes", 8_000, "`sockets` per round of row 9, each with a token of its own")
 	flags.IntVar(&o.crowd.size, "crowd", 10_000, "`sockets` of the rows members (all in one group) and groups (each in its own)")
 	flags.IntVar(&o.crowd.events, "crowd-events", 20_000, "`events` of the row members; the row groups has one per 2,000 of these")
 	flags.StringVar(&o.rows, "rows", strings.Join(usual, ","), "`rows` to measure, separated by commas")
@@ -127,6 +131,9 @@ func (o options) check() error {
 	}
 	if o.sockets < o.clients {
 		errs = append(errs, errors.New("-sockets: expected one per client process at least"))
+	}
+	if o.handshakes < o.clients {
+		errs = append(errs, errors.New("-handshakes: expected one per client process at least"))
 	}
 	errs = append(errs, o.stall.check(o.clients), o.group.check(o.clients), o.crowd.check(o.clients))
 	if err := load.CheckSize(o.size); err != nil {

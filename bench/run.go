@@ -45,17 +45,18 @@ func measure(ctx context.Context, o options) (rows []report.Row, err error) {
 			return nil, err
 		}
 	}
-	if o.wants("6") {
-		row, err := rowSix(ctx, o)
-		if err != nil {
-			return nil, fmt.Errorf("row 6: %w", err)
+	for _, one := range []struct {
+		name string
+		run  func(context.Context, options) (report.Row, error)
+	}{
+		{"6", rowSix}, {"7", rowSeven}, {"9", rowNine},
+	} {
+		if !o.wants(one.name) {
+			continue
 		}
-		rows = append(rows, row)
-	}
-	if o.wants("7") {
-		row, err := rowSeven(ctx, o)
+		row, err := one.run(ctx, o)
 		if err != nil {
-			return nil, fmt.Errorf("row 7: %w", err)
+			return nil, fmt.Errorf("row %s: %w", one.name, err)
 		}
 		rows = append(rows, row)
 	}

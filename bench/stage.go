@@ -25,6 +25,7 @@ const openPatience = 3 * time.Minute
 // stage is everything that runs while rows are measured.
 type stage struct {
 	opts   options
+	access string // the applications file; empty is one public application
 	dir    string // temporary
 	nats   *under.NATS
 	conn   *nats.Conn
@@ -50,7 +51,7 @@ func (s *stage) open(ctx context.Context, settings ...string) (err error) {
 		return err
 	}
 	s.edge, err = under.StartEdge(ctx, under.EdgeConfig{
-		Program: s.opts.edge, NATS: s.nats.URL(), Dir: s.dir,
+		Program: s.opts.edge, NATS: s.nats.URL(), Dir: s.dir, Applications: s.access,
 		// The floor sends no pings: neither must the edge while the two are compared.
 		Env: append([]string{"EDGE__PING__INTERVAL=1h", "RUNTIME__LOG__LEVEL=warn"}, settings...),
 	})

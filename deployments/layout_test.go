@@ -30,10 +30,10 @@ var tops = map[string][]string{
 // homes are the folders in which a library may be imported, tests aside.
 var homes = map[string][]string{
 	"github.com/twmb/franz-go":       {"ingest/internal/consume", "deployments/local", "bench"},
-	"github.com/coder/websocket":     {"edge/client", "deployments/smoke"},
+	"github.com/coder/websocket":     {"edge/client", "deployments/smoke", "bench"},
 	"github.com/lesismal/nbio":       {"edge/internal/ws", "bench"},
-	"github.com/golang-jwt/jwt":      {"edge/internal/authn", "edge/internal/edgetest", "deployments/local/issuer"},
-	"github.com/MicahParks/keyfunc":  {"edge/internal/authn"},
+	"github.com/golang-jwt/jwt":      {"edge/internal/authn", "edge/internal/edgetest", "deployments/local/issuer", "bench"},
+	"github.com/MicahParks/keyfunc":  {"edge/internal/authn", "bench"},
 	"github.com/maypok86/otter":      {"edge/internal/drogue"},
 	"golang.org/x/oauth2":            {"edge/internal/drogue"},
 	"github.com/nats-io/nats-server": {"deployments/local", "shared/natstest", "bench"},

@@ -23,6 +23,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// DefaultConcurrency is how many handshakes a fleet has under way at once.
+const DefaultConcurrency = 64
+
 // Config says what a fleet opens.
 type Config struct {
 	// URL is what every socket asks for; only ws:// with an IPv4 address or localhost.
@@ -34,6 +37,9 @@ type Config struct {
 
 	// Header goes with every handshake, beside what the upgrade itself needs.
 	Header http.Header `json:"header,omitempty"`
+
+	// Tokens, if there are any, are one for each socket, which brings it as a Bearer token.
+	Tokens []string `json:"tokens,omitempty"`
 
 	// Sockets is how many are opened. One process can hold as many as its limit of
 	// descriptors allows, less about 20.
@@ -53,7 +59,7 @@ type Config struct {
 	// must come to one of them, and each socket's numbers only go up.
 	Shared bool `json:"shared,omitempty"`
 
-	// Concurrency is how many handshakes are under way at once. 0 means 64.
+	// Concurrency is how many handshakes are under way at once. 0 means DefaultConcurrency.
 	Concurrency int `json:"concurrency,omitempty"`
 
 	// HandshakeTimeout bounds each handshake. 0 means 30 seconds.
@@ -159,7 +165,7 @@ func (f *Fleet) openEpoll() error {
 func (f *Fleet) dialAll(ctx context.Context, t *target) error {
 	workers := f.cfg.Concurrency
 	if workers <= 0 {
-		workers = 64
+		workers = DefaultConcurrency
 	}
 	group, live := errgroup.WithContext(ctx)
 	group.SetLimit(workers)

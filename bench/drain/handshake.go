@@ -60,6 +60,9 @@ func newTarget(cfg Config) (*target, error) {
 	if cfg.Sockets < 1 {
 		return nil, fmt.Errorf("open %s: %d sockets asked for", cfg.URL, cfg.Sockets)
 	}
+	if len(cfg.Tokens) > 0 && len(cfg.Tokens) != cfg.Sockets {
+		return nil, fmt.Errorf("open %s: %d tokens for %d sockets", cfg.URL, len(cfg.Tokens), cfg.Sockets)
+	}
 	host := u.Host
 	if u.Port() == "" {
 		host = net.JoinHostPort(u.Hostname(), "80")
@@ -85,9 +88,18 @@ func newTarget(cfg Config) (*target, error) {
 	if err := cfg.Header.Write(&b); err != nil {
 		return nil, fmt.Errorf("write header: %w", err)
 	}
-	b.WriteString("\r\n")
 	t.request = b.Bytes()
 	return t, nil
+}
+
+// requestOf is what socket i sends to be opened.
+func (t *target) requestOf(i int) []byte {
+	request := bytes.Replace(t.request, []byte("{n}"), strconv.AppendInt(nil, int64(t.cfg.Number+i), 10), 1)
+	if len(t.cfg.Tokens) > 0 {
+		request = append(append(request, "Authorization: Bearer "...), t.cfg.Tokens[i]...)
+		request = append(request, "\r\n"...)
+	}
+	return append(request, "\r\n"...)
 }
 
 // open connects socket i and shakes hands. early is what came behind the answer.
@@ -159,7 +171,7 @@ func (t *target) bind(fd, i int) error {
 }
 
 func (t *target) shakeHands(ctx context.Context, fd, i int) (early []byte, err error) {
-	request := bytes.Replace(t.request, []byte("{n}"), strconv.AppendInt(nil, int64(t.cfg.Number+i), 10), 1)
+	request := t.requestOf(i)
 	n, err := unix.Write(fd, request)
 	if err == nil && n < len(request) {
 		err = io.ErrShortWrite // a new socket takes far more than any sensible header

@@ -42,9 +42,11 @@ func Serve(in io.Reader, out io.Writer) error {
 			}
 			ctx, cancel := context.WithTimeout(context.Background(), q.Timeout)
 			defer cancel()
+			opening := Opening{From: time.Now()}
 			var err error
 			fleet, err = Dial(ctx, q.Config)
-			return nil, err
+			opening.To = time.Now()
+			return opening, err
 		}
 		if fleet == nil {
 			return nil, fmt.Errorf("%s: no fleet is open", q.Do)
@@ -97,6 +99,14 @@ func (f *Fleet) waitFor(events uint64, timeout time.Duration) error {
 type Crew struct {
 	processes []*child.Process
 	sockets   []int
+	opening   Opening
+}
+
+// Opening is when sockets were opened: just before the first handshake and just after the
+// last one.
+type Opening struct {
+	From time.Time `json:"from"`
+	To   time.Time `json:"to"`
 }
 
 // Start starts a crew of processes and opens cfg.Sockets sockets, shared evenly. The
@@ -111,17 +121,33 @@ func Start(cfg Config, processes int, timeout time.Duration) (*Crew, error) {
 		c.processes = append(c.processes, p)
 		c.sockets = append(c.sockets, cfg.Sockets*(i+1)/processes-cfg.Sockets*i/processes)
 	}
+	openings := make([]Opening, processes)
 	err := c.each(func(i int, p *child.Process) error {
-		share := cfg
+		share, from := cfg, cfg.Sockets*i/processes
 		share.Sockets = c.sockets[i]
-		share.Number += cfg.Sockets * i / processes
-		return p.Ask(question{Do: "open", Config: share, Timeout: timeout}, nil)
+		share.Number += from
+		if len(cfg.Tokens) == cfg.Sockets {
+			share.Tokens = cfg.Tokens[from : from+c.sockets[i]]
+		}
+		return p.Ask(question{Do: "open", Config: share, Timeout: timeout}, &openings[i])
 	})
 	if err != nil {
 		return nil, errors.Join(err, c.Stop())
 	}
+	c.opening = openings[0]
+	for _, o := range openings {
+		if o.From.Before(c.opening.From) {
+			c.opening.From = o.From
+		}
+		if o.To.After(c.opening.To) {
+			c.opening.To = o.To
+		}
+	}
 	return c, nil
 }
+
+// Opening is when the crew's sockets were opened.
+func (c *Crew) Opening() Opening { return c.opening }
 
 func (c *Crew) each(do func(i int, p *child.Process) error) error {
 	var group errgroup.Group

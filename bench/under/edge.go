@@ -28,7 +28,7 @@ const (
 	logTail      = 2 << 10
 )
 
-// Edge is a running canopy-edge with one public application, load.Application.
+// Edge is a running canopy-edge.
 type Edge struct {
 	cmd    *exec.Cmd
 	http   string
@@ -44,12 +44,26 @@ type EdgeConfig struct {
 	NATS    string // URL
 	Dir     string // an empty folder for its files
 	Env     []string
+
+	// Applications is the applications file; empty means Public(load.Application).
+	Applications string
+}
+
+// Public is an applications file in which everybody may read each of applications.
+func Public(applications ...string) string {
+	text := "applications:\n"
+	for _, name := range applications {
+		text += "  " + name + ":\n    public: true\n"
+	}
+	return text
 }
 
 // StartEdge starts an edge and returns when it is ready. Its log is edge.log in cfg.Dir.
 func StartEdge(ctx context.Context, cfg EdgeConfig) (*Edge, error) {
-	applications := filepath.Join(cfg.Dir, "applications.yaml")
-	text := "applications:\n  " + load.Application + ":\n    public: true\n"
+	applications, text := filepath.Join(cfg.Dir, "applications.yaml"), cfg.Applications
+	if text == "" {
+		text = Public(load.Application)
+	}
 	if err := os.WriteFile(applications, []byte(text), 0o600); err != nil {
 		return nil, fmt.Errorf("write applications file: %w", err)
 	}
