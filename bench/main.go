@@ -30,7 +30,7 @@ import (
 
 // known are the rows that can be measured; those of usual are, unless others are asked for.
 var (
-	usual = []string{"1", "2", "4", "6", "7", "9"}
+	usual = []string{"1", "2", "4", "5", "6", "7", "9"}
 	known = append(slices.Clone(usual), crowdMembers, crowdGroups)
 )
 
@@ -43,12 +43,14 @@ type options struct {
 	burst      int
 	floorBurst int
 	clients    int
+	latency    latencyOptions
 	stall      stallOptions
 	group      groupOptions
 	crowd      crowdOptions
 	handshakes int
 	rows       string
 	edge       string
+	ingest     string
 	out        string
 }
 
@@ -76,7 +78,7 @@ var children = map[string]func(io.Reader, io.Writer) error{
 	gateway.Command:   gateway.Serve,
 	floor.Command:     floor.Serve,
 	peer.Command:      peer.Serve,
-	under.NATSCommand: under.ServeNATS,
+	under.NATSCommand: under.ServeNATS, under.KafkaCommand: under.ServeKafka,
 }
 
 func exit(err error) {
@@ -97,6 +99,8 @@ func parse(args []string) (options, error) {
 	flags.IntVar(&o.burst, "burst", 3_000, "`events` per round of row 2, all at once, to the edge")
 	flags.IntVar(&o.floorBurst, "floor-burst", 30, "`events` per round of row 2 to the floor, which takes the same time for each")
 	flags.IntVar(&o.clients, "clients", min(2, runtime.NumCPU()), "client `processes` per server")
+	flags.IntVar(&o.latency.burst, "saturation-burst", 30, "`events` of row 5, all at once, that show how much each contestant delivers")
+	flags.DurationVar(&o.latency.phase, "latency-phase", 5*time.Second, "`time` that each contestant of row 5 gets events for in each round")
 	flags.IntVar(&o.stall.sockets, "stall-sockets", 5_000, "`sockets` of row 6 in all")
 	flags.IntVar(&o.stall.stalled, "stalled", 500, "`sockets` of row 6 that are not read in the phases with stalled readers")
 	flags.IntVar(&o.stall.burst, "stall-burst", 1_000, "`events` before each phase of row 6, all at once, that fill the stalled sockets' buffers")
@@ -109,6 +113,7 @@ func parse(args []string) (options, error) {
 	flags.IntVar(&o.crowd.events, "crowd-events", 20_000, "`events` of the row members; the row groups has one per 2,000 of these")
 	flags.StringVar(&o.rows, "rows", strings.Join(usual, ","), "`rows` to measure, separated by commas")
 	flags.StringVar(&o.edge, "edge", "", "`path` of a canopy-edge to measure; empty builds bin/canopy-edge")
+	flags.StringVar(&o.ingest, "ingest", "", "`path` of a canopy-ingest to measure; empty builds bin/canopy-ingest")
 	flags.StringVar(&o.out, "out", "bench/RESULTS.md", "`file` for the results; - is standard output")
 	if err := flags.Parse(args); err != nil {
 		return o, err
@@ -135,7 +140,7 @@ func (o options) check() error {
 	if o.handshakes < o.clients {
 		errs = append(errs, errors.New("-handshakes: expected one per client process at least"))
 	}
-	errs = append(errs, o.stall.check(o.clients), o.group.check(o.clients), o.crowd.check(o.clients))
+	errs = append(errs, o.latency.check(), o.stall.check(o.clients), o.group.check(o.clients), o.crowd.check(o.clients))
 	if err := load.CheckSize(o.size); err != nil {
 		errs = append(errs, fmt.Errorf("-size: %w", err))
 	}

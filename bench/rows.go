@@ -9,14 +9,12 @@ import (
 	"time"
 
 	"canopy/bench/report"
-	"canopy/bench/under"
 )
 
 // Goals of the rows.
 const (
 	goalCPU    = 1.15 // Canopy's CPU per delivery by the floor's
 	goalBurst  = 10   // Canopy's deliveries a second by the floor's
-	goalSocket = 1600 // bytes per idle socket
 )
 
 // rowOne is the CPU per delivery of events that come one at a time.
@@ -107,26 +105,4 @@ func rawTable(all []*contestant, samples [][]sample) (head []string, raw [][]str
 
 func milliseconds(d time.Duration) string {
 	return fmt.Sprintf("%.1f", float64(d)/float64(time.Millisecond))
-}
-
-// rowFour is the memory per idle socket.
-func rowFour(o options, before, after under.Memory) report.Row {
-	per := func(a, b int64) []float64 { return []float64{float64(b-a) / float64(o.sockets)} }
-	return report.Row{
-		Title: "4. Memory per idle socket",
-		What: fmt.Sprintf("The edge's process before and after %d sockets were opened to one application, garbage collected "+
-			"both times, divided by the number of sockets. Resident memory has everything in it but the kernel's own buffers, "+
-			"also what the first socket of all needs.", o.sockets),
-		Results: []report.Result{
-			{Name: "resident memory per socket", Values: per(before.Resident, after.Resident), Unit: "bytes", Goal: &report.Goal{Value: goalSocket}},
-			{Name: "heap in use per socket", Values: per(before.HeapInUse, after.HeapInUse), Unit: "bytes"},
-			{Name: "stacks per socket", Values: per(before.Stacks, after.Stacks), Unit: "bytes"},
-		},
-		Head: []string{"sockets", "resident bytes", "heap in use, bytes", "stacks, bytes"},
-		Raw:  [][]string{memoryCells(0, before), memoryCells(o.sockets, after)},
-	}
-}
-
-func memoryCells(sockets int, m under.Memory) []string {
-	return []string{strconv.Itoa(sockets), report.Count(uint64(m.Resident)), report.Count(uint64(m.HeapInUse)), report.Count(uint64(m.Stacks))}
 }

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,7 +26,12 @@ import (
 // event is an error, and then nothing is written.
 func run(ctx context.Context, o options) (err error) {
 	if o.edge == "" {
-		if o.edge, err = buildEdge(ctx); err != nil {
+		if o.edge, err = build(ctx, "edge"); err != nil {
+			return err
+		}
+	}
+	if o.ingest == "" && o.wants("5") {
+		if o.ingest, err = build(ctx, "ingest"); err != nil {
 			return err
 		}
 	}
@@ -49,7 +56,7 @@ func measure(ctx context.Context, o options) (rows []report.Row, err error) {
 		name string
 		run  func(context.Context, options) (report.Row, error)
 	}{
-		{"6", rowSix}, {"7", rowSeven}, {"9", rowNine},
+		{"5", rowFive}, {"6", rowSix}, {"7", rowSeven}, {"9", rowNine},
 	} {
 		if !o.wants(one.name) {
 			continue
@@ -70,6 +77,7 @@ func measure(ctx context.Context, o options) (rows []report.Row, err error) {
 		}
 		rows = append(rows, row)
 	}
+	slices.SortStableFunc(rows, func(a, b report.Row) int { return cmp.Compare(a.Number(), b.Number()) })
 	return rows, nil
 }
 
@@ -96,9 +104,13 @@ func compare(ctx context.Context, o options) (rows []report.Row, err error) {
 		if err != nil {
 			return nil, err
 		}
-		row := rowFour(s.opts, before, after)
+		progress("row 4: Canopy: %s bytes per socket", report.Count(uint64(max(0, after.Resident-before.Resident))/uint64(o.sockets)))
+		peers, err := s.peerMemory(ctx)
+		if err != nil {
+			return nil, err
+		}
+		row := rowFour(s.opts, before, after, peers)
 		memory = &row
-		progress("row 4: %s per socket", row.Results[0])
 	}
 	if s.opts.wants("1") || s.opts.wants("2") {
 		floorCrew, err := s.openFloor()

@@ -47,7 +47,7 @@ func (s *stage) open(ctx context.Context, settings ...string) (err error) {
 	if s.conn, err = nats.Connect(s.nats.URL(), nats.Name("canopy-bench")); err != nil {
 		return fmt.Errorf("connect to NATS: %w", err)
 	}
-	if s.stream, err = load.OpenStream(ctx, s.conn, s.opts.size); err != nil {
+	if s.stream, err = load.OpenStream(ctx, s.conn, load.Application, s.opts.size); err != nil {
 		return err
 	}
 	s.edge, err = under.StartEdge(ctx, under.EdgeConfig{
@@ -58,19 +58,19 @@ func (s *stage) open(ctx context.Context, settings ...string) (err error) {
 	return err
 }
 
-// buildEdge builds bin/canopy-edge from the sources of this module.
-func buildEdge(ctx context.Context) (string, error) {
+// build builds bin/canopy-NAME from the sources of this module.
+func build(ctx context.Context, name string) (string, error) {
 	mod, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
 	if err != nil {
 		return "", fmt.Errorf("find the module: %w", err)
 	}
 	root := filepath.Dir(strings.TrimSpace(string(mod)))
-	program := filepath.Join(root, "bin", "canopy-edge")
+	program := filepath.Join(root, "bin", "canopy-"+name)
 	progress("building %s", program)
-	build := exec.CommandContext(ctx, "go", "build", "-o", program, "./edge")
-	build.Dir = root
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build edge: %w\n%s", err, out)
+	compiler := exec.CommandContext(ctx, "go", "build", "-o", program, "./"+name)
+	compiler.Dir = root
+	if out, err := compiler.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build %s: %w\n%s", name, err, out)
 	}
 	return program, nil
 }
@@ -100,12 +100,19 @@ func (s *stage) openFloor() (*drain.Crew, error) {
 	return crew, s.floor.Opened(s.opts.sockets, openPatience)
 }
 
-// close ends everything, clients first.
-func (s *stage) close() error {
+// closeClients ends all sockets.
+func (s *stage) closeClients() error {
 	var errs []error
 	for _, crew := range s.crews {
 		errs = append(errs, crew.Stop())
 	}
+	s.crews = nil
+	return errors.Join(errs...)
+}
+
+// close ends everything, clients first.
+func (s *stage) close() error {
+	errs := []error{s.closeClients()}
 	if s.floor != nil {
 		errs = append(errs, s.floor.Stop())
 	}

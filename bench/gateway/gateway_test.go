@@ -19,7 +19,7 @@ import (
 	"canopy/shared/natstest"
 )
 
-const patience = 20 * time.Second
+const patience = time.Minute
 
 func startServer(t *testing.T, cfg Config) *server {
 	t.Helper()
@@ -48,7 +48,7 @@ func TestEitherLibrarySendsEveryEventToEverySocket(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			nc := natstest.Start(t).Connect()
-			stream, err := load.OpenStream(ctx, nc, 512)
+			stream, err := load.OpenStream(ctx, nc, load.Application, 512)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -78,7 +78,7 @@ func TestASocketWhoseQueueIsFullIsClosed(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			nc := natstest.Start(t).Connect()
-			stream, err := load.OpenStream(ctx, nc, 64<<10)
+			stream, err := load.OpenStream(ctx, nc, load.Application, 64<<10)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -92,13 +92,12 @@ func TestASocketWhoseQueueIsFullIsClosed(t *testing.T) {
 			if n, err := fleet.Stall(1); n != 1 || err != nil {
 				t.Fatalf("%d sockets stalled: %v", n, err)
 			}
-			// Far more than the kernel takes for a socket that nobody reads.
-			for range 10 {
-				if err := stream.Publish(ctx, Queue, 0); err != nil {
+			// Until the kernel takes no more for a socket that nobody reads.
+			for s.count() > 0 {
+				if err := stream.Publish(ctx, Queue/2, 0); err != nil {
 					t.Fatal(err)
 				}
 			}
-			awaitSockets(t, s, 0)
 		})
 	}
 }
@@ -144,7 +143,7 @@ func TestOnlyGoodTokensAreLetIn(t *testing.T) {
 
 func TestAFrameIsOneTextMessage(t *testing.T) {
 	nc := natstest.Start(t).Connect()
-	stream, err := load.OpenStream(t.Context(), nc, 512)
+	stream, err := load.OpenStream(t.Context(), nc, load.Application, 512)
 	if err != nil {
 		t.Fatal(err)
 	}

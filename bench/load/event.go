@@ -11,9 +11,10 @@ const (
 	eventID   = `{"specversion":"1.0","id":"`
 	eventHead = `","type":"io.drogue.event.v1","source":"drogue://bench/device","datacontenttype":"application/json","subject":"` +
 		channel + `","time":"2026-01-01T00:00:00Z","data":`
-	eventTail = `,"application":"` + Application + `","device":"` + device + `"}`
+	eventTail = `,"application":"`
+	eventEnd  = `","device":"` + device + `"}`
 
-	// Application is the one that every event belongs to.
+	// Application is the one that events belong to where one is enough.
 	Application = "bench"
 
 	channel = "temperature"
@@ -21,23 +22,30 @@ const (
 	padding = "Canopy pushes events from Kafka to very many WebSockets. "
 )
 
-// MinSize is the length in bytes of the shortest event for every number and time.
-var MinSize = len(appendEvent(nil, 1<<63, 1<<62, 0))
+// MinSize is the length in bytes of the shortest event of Application for every number
+// and time.
+var MinSize = len(appendEvent(nil, Application, 1<<63, 1<<62, 0))
 
-// AppendEvent appends event n, made at the time at (nanoseconds since 1970), to b: a
+// AppendEvent appends event n of Application, made at the time at (nanoseconds since 1970), to b: a
 // CloudEvent in compact JSON of exactly size bytes. An event cannot be shorter than
 // MinSize.
 func AppendEvent(b []byte, n uint64, at int64, size int) []byte {
-	short := len(appendEvent(nil, n, at, 0))
-	return appendEvent(b, n, at, size-short)
+	return appendEventOf(b, Application, n, at, size)
 }
 
-func appendEvent(b []byte, n uint64, at int64, pad int) []byte {
+func appendEventOf(b []byte, application string, n uint64, at int64, size int) []byte {
+	short := len(appendEvent(nil, application, n, at, 0))
+	return appendEvent(b, application, n, at, size-short)
+}
+
+func appendEvent(b []byte, application string, n uint64, at int64, pad int) []byte {
 	b = append(b, eventID...)
 	b = strconv.AppendUint(b, n, 10)
 	b = append(b, eventHead...)
 	b = appendData(b, n, at, pad)
-	return append(b, eventTail...)
+	b = append(b, eventTail...)
+	b = append(b, application...)
+	return append(b, eventEnd...)
 }
 
 // appendData appends the event's data, which the drain client reads.
@@ -56,9 +64,11 @@ func appendData(b []byte, n uint64, at int64, pad int) []byte {
 }
 
 // CheckSize is an error if events of size bytes cannot be made.
-func CheckSize(size int) error {
-	if size < MinSize {
-		return fmt.Errorf("make events of %d bytes: the shortest has %d", size, MinSize)
+func CheckSize(size int) error { return checkSize(Application, size) }
+
+func checkSize(application string, size int) error {
+	if least := MinSize - len(Application) + len(application); size < least {
+		return fmt.Errorf("make events of %d bytes: the shortest of %s has %d", size, application, least)
 	}
 	return nil
 }

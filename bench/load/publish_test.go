@@ -28,7 +28,7 @@ func TestStreamPublishesWhatTheEdgeExpects(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := OpenStream(ctx, nc, size)
+	s, err := OpenStream(ctx, nc, Application, size)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +54,7 @@ func TestStreamPublishesWhatTheEdgeExpects(t *testing.T) {
 }
 
 func TestTopicPublishesCloudEventsInBinaryMode(t *testing.T) {
-	const events, topic = 50, "events-bench"
+	const events, topic = 50, "events-" + Application
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, topic))
@@ -62,7 +62,7 @@ func TestTopicPublishesCloudEventsInBinaryMode(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(cluster.Close)
-	out, err := OpenTopic(cluster.ListenAddrs(), topic, 512)
+	out, err := OpenTopic(cluster.ListenAddrs(), Application, 512)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,23 +24,24 @@ const (
 // Stream publishes numbered events to JetStream as ingest does: same
 // stream, subject and headers. Its methods are for one goroutine.
 type Stream struct {
-	js      jetstream.JetStream
-	subject string
-	size    int
-	next    uint64
+	js          jetstream.JetStream
+	application string
+	subject     string
+	size        int
+	next        uint64
 }
 
 // OpenStream makes the stream, as ingest makes it for one server, and begins with event
-// 1 of size bytes.
-func OpenStream(ctx context.Context, nc *nats.Conn, size int) (*Stream, error) {
-	if err := CheckSize(size); err != nil {
+// 1 of application, of size bytes.
+func OpenStream(ctx context.Context, nc *nats.Conn, application string, size int) (*Stream, error) {
+	if err := checkSize(application, size); err != nil {
 		return nil, err
 	}
 	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(maxInFlight))
 	if err != nil {
 		return nil, fmt.Errorf("make JetStream context: %w", err)
 	}
-	shard := subject.Shard(Application, shards)
+	shard := subject.Shard(application, shards)
 	_, err = js.CreateOrUpdateStream(ctx, stream.Config(jetstream.StreamConfig{
 		MaxAge:            streamAge,
 		MaxMsgsPerSubject: 1_000_000,
@@ -50,7 +51,7 @@ func OpenStream(ctx context.Context, nc *nats.Conn, size int) (*Stream, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make stream %s: %w", subject.Stream(shard), err)
 	}
-	return &Stream{js: js, subject: subject.In(shard, Application), size: size, next: 1}, nil
+	return &Stream{js: js, application: application, subject: subject.In(shard, application), size: size, next: 1}, nil
 }
 
 // Next is the number of the event that comes next.
@@ -84,8 +85,8 @@ func (s *Stream) Publish(ctx context.Context, events int, rate float64) error {
 func (s *Stream) message() *nats.Msg {
 	now := time.Now()
 	m := nats.NewMsg(s.subject)
-	m.Data = AppendEvent(make([]byte, 0, s.size), s.next, now.UnixNano(), s.size)
-	m.Header.Set(jetstream.MsgIDHeader, "bench/0/"+strconv.FormatUint(s.next, 10))
+	m.Data = appendEventOf(make([]byte, 0, s.size), s.application, s.next, now.UnixNano(), s.size)
+	m.Header.Set(jetstream.MsgIDHeader, s.application+"/0/"+strconv.FormatUint(s.next, 10))
 	m.Header.Set(event.HeaderChannel, channel)
 	m.Header.Set(event.HeaderDevice, device)
 	m.Header.Set(event.HeaderAppended, strconv.FormatInt(now.UnixMilli(), 10))

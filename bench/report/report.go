@@ -5,7 +5,9 @@ package report
 import (
 	"fmt"
 	"io"
+	"math"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -28,6 +30,16 @@ type Row struct {
 	Shows   []string // in words, for who does not know the figures' names
 	Head    []string // of the table of raw counts
 	Raw     [][]string
+}
+
+// Number is the one that the row's title begins with; a row without one is behind all
+// that have one.
+func (row Row) Number() int {
+	digits, _, _ := strings.Cut(row.Title, ".")
+	if n, err := strconv.Atoi(digits); err == nil {
+		return n
+	}
+	return math.MaxInt
 }
 
 // Result is one figure of a row, measured once per round.

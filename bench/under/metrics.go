@@ -11,10 +11,10 @@ import (
 	"strings"
 )
 
-// Metrics are the edge's own figures by name, labels included as they are written, for
+// Metrics are the program's own figures by name, labels included as they are written, for
 // example `canopy_edge_closed_total{code="1013"}`.
-func (e *Edge) Metrics(ctx context.Context) (map[string]float64, error) {
-	text, err := e.get(ctx, "/metrics")
+func (s *service) Metrics(ctx context.Context) (map[string]float64, error) {
+	text, err := s.get(ctx, "/metrics")
 	if err != nil {
 		return nil, err
 	}
