@@ -25,12 +25,13 @@ import (
 	"canopy/bench/gateway"
 	"canopy/bench/load"
 	"canopy/bench/peer"
+	"canopy/bench/solo"
 	"canopy/bench/under"
 )
 
 // known are the rows that can be measured; those of usual are, unless others are asked for.
 var (
-	usual = []string{"1", "2", "4", "5", "6", "7", "9"}
+	usual = []string{"1", "2", "3", "4", "5", "6", "7", "8", "9"}
 	known = append(slices.Clone(usual), crowdMembers, crowdGroups)
 )
 
@@ -44,6 +45,7 @@ type options struct {
 	floorBurst int
 	clients    int
 	latency    latencyOptions
+	way        wayOptions
 	stall      stallOptions
 	group      groupOptions
 	crowd      crowdOptions
@@ -77,6 +79,7 @@ var children = map[string]func(io.Reader, io.Writer) error{
 	drain.Command:     drain.Serve,
 	gateway.Command:   gateway.Serve,
 	floor.Command:     floor.Serve,
+	solo.Command:      solo.Serve,
 	peer.Command:      peer.Serve,
 	under.NATSCommand: under.ServeNATS, under.KafkaCommand: under.ServeKafka,
 }
@@ -100,6 +103,7 @@ func parse(args []string) (options, error) {
 	flags.IntVar(&o.floorBurst, "floor-burst", 30, "`events` per round of row 2 to the floor, which takes the same time for each")
 	flags.IntVar(&o.clients, "clients", min(2, runtime.NumCPU()), "client `processes` per server")
 	flags.IntVar(&o.latency.burst, "saturation-burst", 30, "`events` of row 5, all at once, that show how much each contestant delivers")
+	flags.IntVar(&o.latency.queue, "peer-queue", 64, "`events` that may wait for each socket of the servers made with gws and coder/websocket")
 	flags.DurationVar(&o.latency.phase, "latency-phase", 5*time.Second, "`time` that each contestant of row 5 gets events for in each round")
 	flags.IntVar(&o.stall.sockets, "stall-sockets", 5_000, "`sockets` of row 6 in all")
 	flags.IntVar(&o.stall.stalled, "stalled", 500, "`sockets` of row 6 that are not read in the phases with stalled readers")
@@ -108,6 +112,9 @@ func parse(args []string) (options, error) {
 	flags.DurationVar(&o.stall.phase, "phase", 8*time.Second, "`time` that each phase of row 6 is measured for")
 	flags.IntVar(&o.group.members, "group-members", 8, "`members` of the group of row 7, and subscriptions of its peer")
 	flags.IntVar(&o.group.events, "group-events", 60_000, "`events` per round of row 7, which wait when the members come")
+	flags.IntVar(&o.way.events, "way-events", 30_000, "`events` per round of row 3, which wait in Kafka when an ingest starts; the row is measured together with row 8")
+	flags.IntVar(&o.way.sockets, "way-sockets", 100, "`sockets` of row 3")
+	flags.IntVar(&o.way.records, "ingest-records", 60_000, "`records` per round of row 8, which wait in Kafka when an ingest starts")
 	flags.IntVar(&o.handshakes, "handshakes", 8_000, "`sockets` per round of row 9, each with a token of its own")
 	flags.IntVar(&o.crowd.size, "crowd", 10_000, "`sockets` of the rows members (all in one group) and groups (each in its own)")
 	flags.IntVar(&o.crowd.events, "crowd-events", 20_000, "`events` of the row members; the row groups has one per 2,000 of these")
@@ -140,7 +147,7 @@ func (o options) check() error {
 	if o.handshakes < o.clients {
 		errs = append(errs, errors.New("-handshakes: expected one per client process at least"))
 	}
-	errs = append(errs, o.latency.check(), o.stall.check(o.clients), o.group.check(o.clients), o.crowd.check(o.clients))
+	errs = append(errs, o.latency.check(), o.way.check(o.clients), o.stall.check(o.clients), o.group.check(o.clients), o.crowd.check(o.clients))
 	if err := load.CheckSize(o.size); err != nil {
 		errs = append(errs, fmt.Errorf("-size: %w", err))
 	}

@@ -26,13 +26,14 @@ const (
 // latencyOptions are the flags of row 5.
 type latencyOptions struct {
 	burst int
+	queue int // of each socket of a peer
 	phase time.Duration
 }
 
 func (o latencyOptions) check() error {
 	var errs []error
-	if o.burst < 1 || o.burst > gateway.Queue {
-		errs = append(errs, fmt.Errorf("-saturation-burst: expected 1 to %d, which is what may wait for one socket of a peer", gateway.Queue))
+	if o.burst < 1 || o.burst > o.queue {
+		errs = append(errs, errors.New("-saturation-burst: expected 1 to -peer-queue"))
 	}
 	if o.phase < time.Second {
 		errs = append(errs, errors.New("-latency-phase: expected at least 1s"))
@@ -110,7 +111,7 @@ func (r *race) start(ctx context.Context) error {
 		who.pid = r.edge.PID()
 		opened := func() error { return nil }
 		if who.name != "Canopy" {
-			peer, err := gateway.Start(gateway.Config{Library: who.name, NATS: r.nats.URL(), Application: who.application})
+			peer, err := gateway.Start(gateway.Config{Library: who.name, NATS: r.nats.URL(), Application: who.application, Queue: r.opts.latency.queue})
 			if err != nil {
 				return err
 			}
@@ -214,7 +215,7 @@ func (r *race) row() report.Row {
 			"on the same NATS. Each has events of its own, so only one works at a time. First bursts of %d events show how much each delivers at most; "+
 			"then all get the same rate, half of what the slower peer delivers: %.2f events a second, %d in each round, evenly. "+
 			"The delay is from just before an event is handed to Kafka's client until a socket's client has read it; in it is the whole time that a server needs for one event to all sockets.",
-			r.opts.size, r.opts.sockets, gateway.Queue, r.opts.latency.burst, r.rate, r.events),
+			r.opts.size, r.opts.sockets, r.opts.latency.queue, r.opts.latency.burst, r.rate, r.events),
 	}
 	for _, peer := range r.runners[1:] {
 		row.Results = append(row.Results,

@@ -41,7 +41,7 @@ func (s *stage) peerMemory(ctx context.Context) (all []idler, err error) {
 }
 
 func (s *stage) idle(ctx context.Context, library string) (i idler, err error) {
-	peer, err := gateway.Start(gateway.Config{Library: library, NATS: s.nats.URL(), Application: load.Application})
+	peer, err := gateway.Start(gateway.Config{Library: library, NATS: s.nats.URL(), Application: load.Application, Queue: s.opts.latency.queue})
 	if err != nil {
 		return i, err
 	}

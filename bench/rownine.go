@@ -109,7 +109,7 @@ func (e *entrance) openDoors(ctx context.Context) (both [2]doorkeeper, err error
 		return both, err
 	}
 	e.peer, err = gateway.Start(gateway.Config{
-		Library: gateway.GWS, NATS: e.nats.URL(), Application: load.Application, Issuer: address, Audience: audience,
+		Library: gateway.GWS, NATS: e.nats.URL(), Application: load.Application, Queue: e.opts.latency.queue, Issuer: address, Audience: audience,
 	})
 	if err != nil {
 		return both, err

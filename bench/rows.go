@@ -13,8 +13,8 @@ import (
 
 // Goals of the rows.
 const (
-	goalCPU    = 1.15 // Canopy's CPU per delivery by the floor's
-	goalBurst  = 10   // Canopy's deliveries a second by the floor's
+	goalCPU   = 1.15 // Canopy's CPU per delivery by the floor's
+	goalBurst = 10   // Canopy's deliveries a second by the floor's
 )
 
 // rowOne is the CPU per delivery of events that come one at a time.

@@ -30,7 +30,7 @@ func run(ctx context.Context, o options) (err error) {
 			return err
 		}
 	}
-	if o.ingest == "" && o.wants("5") {
+	if o.ingest == "" && (o.wants("3") || o.wants("5") || o.wants("8")) {
 		if o.ingest, err = build(ctx, "ingest"); err != nil {
 			return err
 		}
@@ -51,6 +51,13 @@ func measure(ctx context.Context, o options) (rows []report.Row, err error) {
 		if rows, err = compare(ctx, o); err != nil {
 			return nil, err
 		}
+	}
+	if o.wants("3") || o.wants("8") {
+		both, err := rowsThreeAndEight(ctx, o)
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, both...)
 	}
 	for _, one := range []struct {
 		name string

@@ -77,8 +77,13 @@ func build(ctx context.Context, name string) (string, error) {
 
 // openSockets opens sockets at url that are read until the stage closes.
 func (s *stage) openSockets(url string, sockets int) (*drain.Crew, error) {
+	return s.openSocketsFrom(url, sockets, 1)
+}
+
+// openSocketsFrom is openSockets where first is the number of the event that comes next.
+func (s *stage) openSocketsFrom(url string, sockets int, first uint64) (*drain.Crew, error) {
 	start := time.Now()
-	crew, err := drain.Start(drain.Config{URL: url, Sockets: sockets, First: 1}, s.opts.clients, openPatience)
+	crew, err := drain.Start(drain.Config{URL: url, Sockets: sockets, First: first}, s.opts.clients, openPatience)
 	if err != nil {
 		return nil, err
 	}

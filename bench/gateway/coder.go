@@ -16,13 +16,13 @@ type coderSocket struct {
 	queue chan *message
 }
 
-func upgradeCoder() upgrade {
+func upgradeCoder(queue int) upgrade {
 	return func(w http.ResponseWriter, r *http.Request, left func(socket)) (socket, error) {
 		conn, err := websocket.Accept(w, r, nil)
 		if err != nil {
 			return nil, err
 		}
-		s := &coderSocket{conn: conn, queue: make(chan *message, Queue)}
+		s := &coderSocket{conn: conn, queue: make(chan *message, queue)}
 		go s.write(conn.CloseRead(context.Background()), left)
 		return s, nil
 	}

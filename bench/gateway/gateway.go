@@ -33,7 +33,7 @@ type socket interface {
 // called before upgrade returns.
 type upgrade func(w http.ResponseWriter, r *http.Request, left func(socket)) (socket, error)
 
-var libraries = map[string]func() upgrade{GWS: upgradeGWS, Coder: upgradeCoder}
+var libraries = map[string]func(queue int) upgrade{GWS: upgradeGWS, Coder: upgradeCoder}
 
 // server is a running gateway.
 type server struct {
@@ -53,7 +53,7 @@ func start(cfg Config) (*server, error) {
 	if library == nil {
 		return nil, fmt.Errorf("%s: unknown library", cfg.Library)
 	}
-	s := &server{upgrade: library(), sockets: map[socket]struct{}{}, early: map[socket]struct{}{}}
+	s := &server{upgrade: library(cfg.Queue), sockets: map[socket]struct{}{}, early: map[socket]struct{}{}}
 	var err error
 	if cfg.Issuer != "" {
 		if s.verifier, err = newVerifier(cfg.Issuer, cfg.Audience); err != nil {

@@ -19,7 +19,10 @@ import (
 	"canopy/shared/natstest"
 )
 
-const patience = time.Minute
+const (
+	patience = time.Minute
+	queue    = 64
+)
 
 func startServer(t *testing.T, cfg Config) *server {
 	t.Helper()
@@ -42,7 +45,7 @@ func awaitSockets(t *testing.T, s *server, n int) {
 }
 
 func TestEitherLibrarySendsEveryEventToEverySocket(t *testing.T) {
-	const sockets, events = 20, Queue
+	const sockets, events = 20, queue
 	for name := range libraries {
 		t.Run(strings.ReplaceAll(name, "/", " "), func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -52,7 +55,7 @@ func TestEitherLibrarySendsEveryEventToEverySocket(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			s := startServer(t, Config{Library: name, NATS: nc.ConnectedUrl(), Application: load.Application})
+			s := startServer(t, Config{Library: name, NATS: nc.ConnectedUrl(), Application: load.Application, Queue: queue})
 			fleet, err := drain.Dial(ctx, drain.Config{URL: s.url(), Sockets: sockets, First: 1})
 			if err != nil {
 				t.Fatal(err)
@@ -82,7 +85,7 @@ func TestASocketWhoseQueueIsFullIsClosed(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			s := startServer(t, Config{Library: name, NATS: nc.ConnectedUrl(), Application: load.Application})
+			s := startServer(t, Config{Library: name, NATS: nc.ConnectedUrl(), Application: load.Application, Queue: queue})
 			fleet, err := drain.Dial(ctx, drain.Config{URL: s.url(), Sockets: 1, ReceiveBuffer: 4 << 10})
 			if err != nil {
 				t.Fatal(err)
@@ -94,7 +97,7 @@ func TestASocketWhoseQueueIsFullIsClosed(t *testing.T) {
 			}
 			// Until the kernel takes no more for a socket that nobody reads.
 			for s.count() > 0 {
-				if err := stream.Publish(ctx, Queue/2, 0); err != nil {
+				if err := stream.Publish(ctx, queue/2, 0); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -114,7 +117,7 @@ func TestOnlyGoodTokensAreLetIn(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := startServer(t, Config{
-		Library: GWS, NATS: natstest.Start(t).Connect().ConnectedUrl(), Application: load.Application, Issuer: web.URL, Audience: "canopy",
+		Library: GWS, NATS: natstest.Start(t).Connect().ConnectedUrl(), Application: load.Application, Queue: queue, Issuer: web.URL, Audience: "canopy",
 	})
 	token := func(by *issuer.Issuer, ttl time.Duration) []string {
 		text, err := by.Token("alice", ttl)
@@ -148,7 +151,7 @@ func TestAFrameIsOneTextMessage(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name := range libraries {
-		s := startServer(t, Config{Library: name, NATS: nc.ConnectedUrl(), Application: load.Application})
+		s := startServer(t, Config{Library: name, NATS: nc.ConnectedUrl(), Application: load.Application, Queue: queue})
 		c, _, err := websocket.Dial(t.Context(), s.url(), nil)
 		if err != nil {
 			t.Fatal(err)

@@ -16,11 +16,12 @@ const readBuffer = 512
 // has a goroutine while something waits; waiting bounds it.
 type gwsSocket struct {
 	conn    *gws.Conn
+	queue   int32
 	waiting atomic.Int32
 	left    func(socket)
 }
 
-func upgradeGWS() upgrade {
+func upgradeGWS(queue int) upgrade {
 	const session = "socket"
 	upgrader := gws.NewUpgrader(sessions(session), &gws.ServerOption{ReadBufferSize: readBuffer})
 	return func(w http.ResponseWriter, r *http.Request, left func(socket)) (socket, error) {
@@ -28,7 +29,7 @@ func upgradeGWS() upgrade {
 		if err != nil {
 			return nil, err
 		}
-		s := &gwsSocket{conn: conn, left: left}
+		s := &gwsSocket{conn: conn, queue: int32(queue), left: left}
 		conn.Session().Store(session, s)
 		go conn.ReadLoop()
 		return s, nil
@@ -51,7 +52,7 @@ func (sessions) OnPong(*gws.Conn, []byte)              {}
 func (sessions) OnMessage(_ *gws.Conn, m *gws.Message) { _ = m.Close() } // gives a buffer back
 
 func (s *gwsSocket) push(m *message) bool {
-	if s.waiting.Add(1) > Queue {
+	if s.waiting.Add(1) > s.queue {
 		return false
 	}
 	s.conn.Async(func() {

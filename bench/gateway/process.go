@@ -29,9 +29,6 @@ const (
 	Coder = "coder/websocket"
 )
 
-// Queue is how many events may wait for one socket.
-const Queue = 64
-
 const poll = time.Millisecond
 
 // Config says what a gateway does.
@@ -41,6 +38,9 @@ type Config struct {
 	// NATS is the URL of the server that has the events of Application.
 	NATS        string `json:"nats"`
 	Application string `json:"application"`
+
+	// Queue is how many events may wait for one socket.
+	Queue int `json:"queue"`
 
 	// Issuer is the URL of the issuer whose tokens are asked for, meant for Audience.
 	// Empty means that everybody is let in.
