@@ -18,17 +18,30 @@ const (
 	eventPatience = 30 * time.Second
 	burstPatience = 5 * time.Minute
 	idleFor       = 2 * time.Second
-	warmUp        = 10 // events before the first round
+	warmUp        = 10 // events before the first round, or as many as a round has
 )
 
-// contestant is one server of a comparison.
+// contestant is one server of a comparison, or several that share sockets.
 type contestant struct {
-	name  string
-	pid   int
-	crew  *drain.Crew
-	burst int                                         // events per round of row 2
-	send  func(ctx context.Context, events int) error // returns when they are on the way
-	idle  float64                                     // share of a core that it uses without events
+	name    string
+	pids    []int
+	crew    *drain.Crew
+	sockets int
+	burst   int                                         // events per round of row 2
+	send    func(ctx context.Context, events int) error // returns when they are on the way
+	idle    float64                                     // share of a core that it uses without events
+}
+
+// cpu is the processor time of all processes of the contestant.
+func (c *contestant) cpu() (sum time.Duration, err error) {
+	for _, pid := range c.pids {
+		used, err := usage.CPU(pid)
+		if err != nil {
+			return 0, err
+		}
+		sum += used
+	}
+	return sum, nil
 }
 
 // sample is what one round of one contestant has shown.
@@ -49,7 +62,7 @@ func (s sample) rate() float64           { return float64(s.deliveries) / s.took
 // twice, with one thread and with one per core, over the same sockets.
 func (s *stage) contestants(edgeCrew, floorCrew *drain.Crew) []*contestant {
 	all := []*contestant{{
-		name: "Canopy", pid: s.edge.PID(), crew: edgeCrew, burst: s.opts.burst,
+		name: "Canopy", pids: []int{s.edge.PID()}, crew: edgeCrew, sockets: s.opts.sockets, burst: s.opts.burst,
 		send: func(ctx context.Context, events int) error { return s.stream.Publish(ctx, events, 0) },
 	}}
 	threads := []int{1}
@@ -58,7 +71,7 @@ func (s *stage) contestants(edgeCrew, floorCrew *drain.Crew) []*contestant {
 	}
 	for _, n := range threads {
 		all = append(all, &contestant{
-			name: fmt.Sprintf("floor, %s", plural(n, "thread")), pid: s.floor.PID(), crew: floorCrew, burst: s.opts.floorBurst,
+			name: fmt.Sprintf("floor, %s", plural(n, "thread")), pids: []int{s.floor.PID()}, crew: floorCrew, sockets: s.opts.sockets, burst: s.opts.floorBurst,
 			send: func(_ context.Context, events int) error {
 				_, err := s.floor.Send(events, n)
 				return err
@@ -79,14 +92,14 @@ func plural(n int, what string) string {
 // nothing happens.
 func warm(ctx context.Context, all []*contestant) error {
 	for _, c := range all {
-		if err := c.deliver(ctx, warmUp, 1); err != nil {
+		if err := c.deliver(ctx, min(warmUp, c.burst), 1); err != nil {
 			return err
 		}
 	}
 	before := make([]time.Duration, len(all))
 	for i, c := range all {
 		var err error
-		if before[i], err = usage.CPU(c.pid); err != nil {
+		if before[i], err = c.cpu(); err != nil {
 			return err
 		}
 	}
@@ -96,7 +109,7 @@ func warm(ctx context.Context, all []*contestant) error {
 	case <-time.After(idleFor):
 	}
 	for i, c := range all {
-		after, err := usage.CPU(c.pid)
+		after, err := c.cpu()
 		if err != nil {
 			return err
 		}
@@ -130,14 +143,14 @@ func (c *contestant) deliver(ctx context.Context, events, group int) error {
 // measure is deliver with everything counted.
 func (c *contestant) measure(ctx context.Context, o options, events, group int) (sample, error) {
 	start := time.Now()
-	before, err := usage.CPU(c.pid)
+	before, err := c.cpu()
 	if err != nil {
 		return sample{}, err
 	}
 	if err := c.deliver(ctx, events, group); err != nil {
 		return sample{}, err
 	}
-	after, err := usage.CPU(c.pid)
+	after, err := c.cpu()
 	if err != nil {
 		return sample{}, err
 	}
@@ -146,7 +159,7 @@ func (c *contestant) measure(ctx context.Context, o options, events, group int) 
 	if err != nil {
 		return sample{}, err
 	}
-	if err := verify(seen, o.sockets, o.size, events); err != nil {
+	if err := verify(seen, c.sockets, o.size, events); err != nil {
 		return sample{}, fmt.Errorf("%s: %w", c.name, err)
 	}
 	return sample{

@@ -31,7 +31,7 @@ import (
 
 // known are the rows that can be measured; those of usual are, unless others are asked for.
 var (
-	usual = []string{"1", "2", "3", "4", "5", "6", "7", "8", "9"}
+	usual = []string{"1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "12"}
 	known = append(slices.Clone(usual), crowdMembers, crowdGroups)
 )
 
@@ -50,6 +50,8 @@ type options struct {
 	group      groupOptions
 	crowd      crowdOptions
 	handshakes int
+	scale      scaleOptions
+	neighbour  neighbourOptions
 	rows       string
 	edge       string
 	ingest     string
@@ -116,6 +118,15 @@ func parse(args []string) (options, error) {
 	flags.IntVar(&o.way.sockets, "way-sockets", 100, "`sockets` of row 3")
 	flags.IntVar(&o.way.records, "ingest-records", 60_000, "`records` per round of row 8, which wait in Kafka when an ingest starts")
 	flags.IntVar(&o.handshakes, "handshakes", 8_000, "`sockets` per round of row 9, each with a token of its own")
+	flags.IntVar(&o.scale.many, "scale-sockets", 100_000, "`sockets` of row 10 in all; as many again are opened on the floor")
+	flags.IntVar(&o.scale.edges, "scale-edges", 6, "`edges` that share the sockets of row 10")
+	flags.IntVar(&o.scale.few, "scale-few", 1_000, "`sockets` of row 10 on one edge, which the others are compared to")
+	flags.IntVar(&o.scale.events, "scale-events", 2, "`events` per round of row 10 to all sockets; the few get more, for as many deliveries")
+	flags.IntVar(&o.neighbour.quiet, "quiet-sockets", 100, "`sockets` of row 12's quiet application")
+	flags.IntVar(&o.neighbour.busy, "busy-sockets", 2_000, "`sockets` of row 12's busy application")
+	flags.IntVar(&o.neighbour.burst, "busy-burst", 200, "`events` of row 12's busy application that are sent at once")
+	flags.Float64Var(&o.neighbour.rate, "quiet-rate", 50, "`events` per second of row 12's quiet application, evenly")
+	flags.DurationVar(&o.neighbour.phase, "quiet-phase", 4*time.Second, "`time` that each phase of row 12 is measured for")
 	flags.IntVar(&o.crowd.size, "crowd", 10_000, "`sockets` of the rows members (all in one group) and groups (each in its own)")
 	flags.IntVar(&o.crowd.events, "crowd-events", 20_000, "`events` of the row members; the row groups has one per 2,000 of these")
 	flags.StringVar(&o.rows, "rows", strings.Join(usual, ","), "`rows` to measure, separated by commas")
@@ -147,7 +158,7 @@ func (o options) check() error {
 	if o.handshakes < o.clients {
 		errs = append(errs, errors.New("-handshakes: expected one per client process at least"))
 	}
-	errs = append(errs, o.latency.check(), o.way.check(o.clients), o.stall.check(o.clients), o.group.check(o.clients), o.crowd.check(o.clients))
+	errs = append(errs, o.latency.check(), o.way.check(o.clients), o.scale.check(), o.neighbour.check(o.clients), o.stall.check(o.clients), o.group.check(o.clients), o.crowd.check(o.clients))
 	if err := load.CheckSize(o.size); err != nil {
 		errs = append(errs, fmt.Errorf("-size: %w", err))
 	}

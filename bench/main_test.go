@@ -43,7 +43,8 @@ func TestASmallBenchWritesEveryRow(t *testing.T) {
 	edge, results := builtEdge(t), filepath.Join(t.TempDir(), "RESULTS.md")
 	o, err := parse([]string{"-edge", edge, "-out", results, "-sockets", "51", "-rounds", "2", "-events", "3", "-burst", "100", "-floor-burst", "50",
 		"-stall-sockets", "60", "-stalled", "10", "-rate", "25", "-phase", "2s", "-group-members", "3", "-group-events", "700", "-handshakes", "30",
-		"-saturation-burst", "20", "-peer-queue", "5000", "-latency-phase", "1s", "-way-events", "300", "-way-sockets", "6", "-ingest-records", "700"})
+		"-saturation-burst", "20", "-peer-queue", "5000", "-latency-phase", "1s", "-way-events", "300", "-way-sockets", "6", "-ingest-records", "700",
+		"-scale-sockets", "61", "-scale-edges", "2", "-scale-few", "11", "-quiet-sockets", "7", "-busy-sockets", "13", "-busy-burst", "50", "-quiet-phase", "1s"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +55,8 @@ func TestASmallBenchWritesEveryRow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"## 1. ", "## 2. ", "## 3. ", "| 2 | whole way | 300 | 1,800 |", "| 2 | edge fed from memory | 300 | 1,800 |", "## 4. ", "## 5. ", "| gws | 51 |", "| coder/websocket | 51 |", "| 2 | coder/websocket | ", "## 6. ", "## 7. ", "## 8. ", "| 2 | polling alone | 700 |", "| 2 | publishing alone | 700 |", "## 9. ", "| 2 | net/http and gws | 30 |", "| 2 | Canopy | 3 | 153 |", "| 2 | Canopy | 100 | 5,100 |", "| 2 | floor, 1 thread | 50 | 2,550 |",
+	for _, want := range []string{"## 1. ", "## 2. ", "## 3. ", "| 2 | whole way | 300 | 1,800 |", "| 2 | edge fed from memory | 300 | 1,800 |", "## 4. ", "## 5. ", "| gws | 51 |", "| coder/websocket | 51 |", "| 2 | coder/websocket | ", "## 6. ", "## 7. ", "## 8. ", "| 2 | polling alone | 700 |", "| 2 | publishing alone | 700 |", "## 9. ", "| 2 | net/http and gws | 30 |", "## 10. ", "| 2 | Canopy, 61 sockets, 2 edges | 2 | 122 |", "| 2 | floor, 61 sockets | 2 | 122 |", "| 2 | floor, 11 sockets | 11 | 121 |",
+		"## 12. ", "| 2 | beside | 50 | 350 |", "| 2 | Canopy | 3 | 153 |", "| 2 | Canopy | 100 | 5,100 |", "| 2 | floor, 1 thread | 50 | 2,550 |",
 		"| 2 | stalled | 50 | 2,500 |", "| 2 | Canopy | 700 |", "| 2 | bare consumer | 700 |", "| 10 | 1"} {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("results have no %q:\n%s", want, text)
@@ -95,8 +97,9 @@ func TestADisturbedNATSFailsTheRun(t *testing.T) {
 func TestBadFlagsAreRefusedTogether(t *testing.T) {
 	_, err := parse([]string{"-sockets", "0", "-rounds", "0", "-size", "10", "-rows", "1,77",
 		"-stall-sockets", "5", "-stalled", "5", "-stall-burst", "0", "-rate", "0", "-phase", "1s", "-group-members", "0", "-group-events", "-1", "-handshakes", "0",
-		"-saturation-burst", "65", "-latency-phase", "1ms", "-way-events", "1", "-way-sockets", "0", "-ingest-records", "0"})
-	for _, want := range []string{"-sockets", "-rounds", "-size", "77", "-stalled", "-stall-burst", "-rate", "-phase", "-group-members", "-group-events", "-handshakes", "-saturation-burst", "-latency-phase", "-way-events", "-way-sockets", "-ingest-records"} {
+		"-saturation-burst", "65", "-latency-phase", "1ms", "-way-events", "1", "-way-sockets", "0", "-ingest-records", "0",
+		"-scale-few", "200000", "-busy-burst", "0", "-quiet-rate", "0"})
+	for _, want := range []string{"-sockets", "-rounds", "-size", "77", "-stalled", "-stall-burst", "-rate", "-phase", "-group-members", "-group-events", "-handshakes", "-saturation-burst", "-latency-phase", "-way-events", "-way-sockets", "-ingest-records", "-scale-few", "-busy-burst", "-quiet-rate"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v does not name %s", err, want)
 		}

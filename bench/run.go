@@ -63,7 +63,7 @@ func measure(ctx context.Context, o options) (rows []report.Row, err error) {
 		name string
 		run  func(context.Context, options) (report.Row, error)
 	}{
-		{"5", rowFive}, {"6", rowSix}, {"7", rowSeven}, {"9", rowNine},
+		{"5", rowFive}, {"6", rowSix}, {"7", rowSeven}, {"9", rowNine}, {"10", rowTen}, {"12", rowTwelve},
 	} {
 		if !o.wants(one.name) {
 			continue

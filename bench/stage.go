@@ -50,12 +50,17 @@ func (s *stage) open(ctx context.Context, settings ...string) (err error) {
 	if s.stream, err = load.OpenStream(ctx, s.conn, load.Application, s.opts.size); err != nil {
 		return err
 	}
-	s.edge, err = under.StartEdge(ctx, under.EdgeConfig{
-		Program: s.opts.edge, NATS: s.nats.URL(), Dir: s.dir, Applications: s.access,
+	s.edge, err = s.startEdge(ctx, s.dir, settings...)
+	return err
+}
+
+// startEdge starts an edge whose files are in dir.
+func (s *stage) startEdge(ctx context.Context, dir string, settings ...string) (*under.Edge, error) {
+	return under.StartEdge(ctx, under.EdgeConfig{
+		Program: s.opts.edge, NATS: s.nats.URL(), Dir: dir, Applications: s.access,
 		// The floor sends no pings: neither must the edge while the two are compared.
 		Env: append([]string{"EDGE__PING__INTERVAL=1h", "RUNTIME__LOG__LEVEL=warn"}, settings...),
 	})
-	return err
 }
 
 // build builds bin/canopy-NAME from the sources of this module.

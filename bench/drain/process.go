@@ -19,7 +19,7 @@ const Command = "drain"
 
 // question is what a crew asks its processes.
 type question struct {
-	Do      string        `json:"do"` // open, wait, report, reset, stall, resume
+	Do      string        `json:"do"` // open, wait, reach, report, reset, stall, resume
 	Config  Config        `json:"config,omitzero"`
 	Events  uint64        `json:"events,omitempty"`
 	Sockets int           `json:"sockets,omitempty"`
@@ -58,7 +58,9 @@ func Serve(in io.Reader, out io.Writer) error {
 func (f *Fleet) answer(q question) (any, error) {
 	switch q.Do {
 	case "wait":
-		return nil, f.waitFor(q.Events, q.Timeout)
+		return nil, f.waitFor(q.Events, q.Timeout, false)
+	case "reach":
+		return nil, f.waitFor(q.Events, q.Timeout, true)
 	case "report":
 		s := f.Snapshot()
 		return &s, nil
@@ -74,8 +76,8 @@ func (f *Fleet) answer(q question) (any, error) {
 }
 
 // waitFor waits for events in all since the last reset. Whatever makes them impossible,
-// or a fault, ends it at once.
-func (f *Fleet) waitFor(events uint64, timeout time.Duration) error {
+// or a fault, ends it at once; more events are a fault unless more is true.
+func (f *Fleet) waitFor(events uint64, timeout time.Duration, more bool) error {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	s, err := f.Wait(ctx, func(s Snapshot) bool {
@@ -84,7 +86,7 @@ func (f *Fleet) waitFor(events uint64, timeout time.Duration) error {
 	switch {
 	case s.Fault() != nil:
 		return s.Fault()
-	case s.Events > events:
+	case s.Events > events && !more:
 		return fmt.Errorf("%d events came instead of %d", s.Events, events)
 	case err == nil && s.Events < events:
 		return fmt.Errorf("sockets were closed after %d of %d events: by code %v %v", s.Events, events, s.Closes, s.Reasons)
@@ -163,6 +165,23 @@ func (c *Crew) Wait(events int, timeout time.Duration) error {
 	return c.each(func(i int, p *child.Process) error {
 		return p.Ask(question{Do: "wait", Events: uint64(events * c.sockets[i]), Timeout: timeout}, nil)
 	})
+}
+
+// Reach is Wait where more events may be on their way already.
+func (c *Crew) Reach(events int, timeout time.Duration) error {
+	return c.each(func(i int, p *child.Process) error {
+		return p.Ask(question{Do: "reach", Events: uint64(events * c.sockets[i]), Timeout: timeout}, nil)
+	})
+}
+
+// Join makes one crew of several. They must not be used by themselves any more.
+func Join(crews ...*Crew) *Crew {
+	all := &Crew{}
+	for _, c := range crews {
+		all.processes = append(all.processes, c.processes...)
+		all.sockets = append(all.sockets, c.sockets...)
+	}
+	return all
 }
 
 // Snapshot is what all processes have seen together.

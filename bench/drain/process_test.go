@@ -38,6 +38,36 @@ func startCrew(t *testing.T, cfg Config, processes int) *Crew {
 	return c
 }
 
+func TestJoinedCrewsAreOneThatWaitsForAtLeastSoManyEvents(t *testing.T) {
+	cfg := Config{First: 1, URL: serve(t, func(ctx context.Context, c *websocket.Conn) { sendNumbers(t, 1, 2, 3)(ctx, c) })}
+	var parts []*Crew
+	for _, sockets := range []int{2, 3} {
+		cfg.Sockets = sockets
+		c, err := Start(cfg, 1, patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		parts = append(parts, c)
+	}
+	all := Join(parts...)
+	defer func() {
+		if err := all.Stop(); err != nil {
+			t.Error(err)
+		}
+	}()
+	for _, events := range []int{1, 3} { // three have come in the end
+		if err := all.Reach(events, patience); err != nil {
+			t.Error(err)
+		}
+	}
+	if s, err := all.Snapshot(); err != nil || s.Sockets != 5 || s.Events != 15 {
+		t.Errorf("%d sockets, %d events: %v", s.Sockets, s.Events, err)
+	}
+	if all.Wait(1, patience) == nil {
+		t.Error("more events than were waited for: no error")
+	}
+}
+
 func TestACrewSharesItsSocketsAndAddsWhatItSaw(t *testing.T) {
 	const sockets, events = 7, 3
 	goOn := make(chan struct{})
