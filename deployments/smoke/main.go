@@ -7,30 +7,30 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/coder/websocket"
+
+	"canopy/deployments/launch"
 )
 
 const (
 	startLimit = 10 * time.Second
 	eventLimit = 10 * time.Second
-	stopLimit  = 2 * time.Second
-	pollEvery  = 20 * time.Millisecond
+	// tierStopLimit is longer than the stack's, since a tier by itself drains for as long
+	// as it is configured to.
+	tierStopLimit = 30 * time.Second
+	pollEvery     = 20 * time.Millisecond
 
-	stack = "bin/canopy-local"
-	path  = "/drogue-public-temperature"
+	path = "/drogue-public-temperature"
 )
 
 func main() {
@@ -42,28 +42,32 @@ func main() {
 
 // run is the whole way; its lines are the report.
 func run(ctx context.Context) (err error) {
-	addrs, err := freeAddrs(5)
-	if err != nil {
-		return err
-	}
 	began := time.Now()
-	local, printed, err := startStack(ctx, addrs)
+	local, err := launch.Local(ctx)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, local.stop()) }()
+	defer func() { err = errors.Join(err, stopped(local.Stop)) }()
 	fmt.Printf("smoke: the stack is up after %v\n", time.Since(began).Round(time.Millisecond))
-	if err := firstEvent(ctx, addrs[0]); err != nil {
+	if err := firstEvent(ctx, local.Edge); err != nil {
 		return fmt.Errorf("edge of the stack: %w", err)
 	}
-	for _, line := range printed {
+	lines := slices.DeleteFunc(local.Printed, func(line string) bool {
+		return !strings.HasSuffix(line, "bin/canopy-edge") && !strings.HasSuffix(line, "bin/canopy-ingest")
+	})
+	if len(lines) != 2 {
+		return fmt.Errorf("the stack printed %d lines for more processes, want 2", len(lines))
+	}
+	for _, line := range lines {
 		// exec, so that the signal reaches the program and not the shell.
 		at := strings.LastIndex(line, " ") + 1
-		extra, err := start(exec.CommandContext(ctx, "sh", "-c", line[:at]+"exec "+line[at:]), nil)
+		extra, err := launch.Start(exec.CommandContext(ctx, "sh", "-c", line[:at]+"exec "+line[at:]), nil)
 		if err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, extra.stop()) }()
+		defer func() {
+			err = errors.Join(err, stopped(func() error { return extra.Stop(tierStopLimit) }))
+		}()
 		if err := ready(ctx, setting(line, "RUNTIME__HEALTH__BIND_ADDR")); err != nil {
 			return fmt.Errorf("%s: %w", line[at:], err)
 		}
@@ -77,92 +81,11 @@ func run(ctx context.Context) (err error) {
 	return nil
 }
 
-// startStack starts canopy-local at addrs and gives the two lines that it prints for more
-// processes.
-func startStack(ctx context.Context, addrs []string) (*process, []string, error) {
-	cmd := exec.CommandContext(ctx, stack)
-	cmd.Env = append(os.Environ(),
-		"HTTP__BIND_ADDR="+addrs[0], "RUNTIME__HEALTH__BIND_ADDR="+addrs[1],
-		"LOCAL__KAFKA_ADDR="+addrs[2], "LOCAL__NATS_ADDR="+addrs[3], "LOCAL__ISSUER_ADDR="+addrs[4])
-	reader, writer := io.Pipe()
-	local, err := start(cmd, writer)
-	if err != nil {
-		return nil, nil, err
-	}
-	found := make(chan []string, 1)
-	go func() {
-		var lines []string
-		for scanner := bufio.NewScanner(reader); scanner.Scan(); {
-			line := strings.TrimSpace(scanner.Text())
-			if strings.HasSuffix(line, "bin/canopy-edge") || strings.HasSuffix(line, "bin/canopy-ingest") {
-				lines = append(lines, line)
-			}
-			if strings.HasPrefix(line, "Ctrl-C") {
-				found <- lines
-			}
-		}
-		// What comes after a line that is too long would block the stack.
-		_, _ = io.Copy(io.Discard, reader)
-	}()
-	select {
-	case lines := <-found:
-		if len(lines) == 2 {
-			return local, lines, nil
-		}
-		err = fmt.Errorf("the stack printed %d lines for more processes, want 2", len(lines))
-	case <-local.done:
-		return nil, nil, fmt.Errorf("the stack ended while it started: %w", local.err)
-	case <-time.After(startLimit):
-		err = fmt.Errorf("the stack was not up within %v", startLimit)
-	}
-	return nil, nil, errors.Join(err, local.stop())
-}
-
-// process is a program that was started.
-type process struct {
-	cmd  *exec.Cmd
-	done chan struct{} // closed when it has ended
-	err  error         // how; read only after done
-}
-
-func start(cmd *exec.Cmd, out *io.PipeWriter) (*process, error) {
-	cmd.Stderr = os.Stderr
-	if out != nil {
-		cmd.Stdout = out
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start: %w", err)
-	}
-	p := &process{cmd: cmd, done: make(chan struct{})}
-	go func() {
-		p.err = cmd.Wait()
-		if out != nil {
-			_ = out.Close() // a pipe in memory
-		}
-		close(p.done)
-	}()
-	return p, nil
-}
-
-// stop sends what Ctrl-C sends and wants a clean end soon.
-func (p *process) stop() error {
+// stopped says how long it took to stop.
+func stopped(stop func() error) error {
 	began := time.Now()
-	if err := p.cmd.Process.Signal(syscall.SIGINT); err != nil {
-		return fmt.Errorf("stop %v: %w (%w)", p.cmd.Args, err, p.err)
-	}
-	limit := stopLimit
-	if p.cmd.Args[0] != stack {
-		limit = 30 * time.Second // a tier by itself drains for as long as it is configured to
-	}
-	select {
-	case <-p.done:
-	case <-time.After(limit):
-		_ = p.cmd.Process.Kill()
-		<-p.done
-		return fmt.Errorf("%v did not stop within %v", p.cmd.Args, limit)
-	}
-	if p.err != nil {
-		return fmt.Errorf("%v did not end cleanly: %w", p.cmd.Args, p.err)
+	if err := stop(); err != nil {
+		return err
 	}
 	fmt.Printf("smoke: stopped after %v\n", time.Since(began).Round(time.Millisecond))
 	return nil
@@ -218,18 +141,4 @@ func setting(line, name string) string {
 		}
 	}
 	return ""
-}
-
-// freeAddrs finds n addresses that nobody listens at.
-func freeAddrs(n int) ([]string, error) {
-	addrs := make([]string, n)
-	for i := range addrs {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, fmt.Errorf("find a free port: %w", err)
-		}
-		defer func() { _ = ln.Close() }()
-		addrs[i] = ln.Addr().String()
-	}
-	return addrs, nil
 }
