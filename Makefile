@@ -1,4 +1,4 @@
-# Needs Go and nothing else. `make` lists what there is.
+# Needs Go and nothing else, but for test-clients. `make` lists what there is.
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X canopy/shared/config.Version=$(VERSION)
@@ -22,10 +22,10 @@ FUZZTIME ?= 10s
 SOURCES  := bench deployments edge ingest shared
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test lint vulnerabilities fuzz bench validate smoke clean
+.PHONY: help build run test lint vulnerabilities fuzz bench validate smoke test-clients clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 
 build: ## build bin/canopy-ingest, bin/canopy-edge, bin/canopy-local and bin/canopy-stream
 	$(GOBUILD) -o bin/canopy-ingest ./ingest
@@ -75,6 +75,9 @@ validate: build ## check docker-compose.yml and the settings in it, without Dock
 
 smoke: build ## start the built stack, receive an event, stop it
 	go run ./deployments/smoke
+
+test-clients: build ## try real clients, which it installs (Node, Python, Rust); CLIENTS=drg,wscat only some
+	go run ./deployments/clients -clients '$(CLIENTS)'
 
 clean: ## remove what was built and what benchmarks wrote
 	rm -rf bin bench/out
