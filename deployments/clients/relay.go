@@ -16,6 +16,7 @@ type relay struct {
 	mu     sync.Mutex
 	opened int
 	open   map[net.Conn]bool
+	closed bool
 }
 
 func newRelay(edge string) (*relay, error) {
@@ -41,13 +42,26 @@ func (r *relay) accept() {
 			_ = client.Close() // the client sees it
 			continue
 		}
-		r.mu.Lock()
-		r.opened++
-		r.open[client], r.open[server] = true, true
-		r.mu.Unlock()
+		if !r.add(client, server) {
+			_ = client.Close() // so is the relay
+			_ = server.Close()
+			return
+		}
 		r.wg.Go(func() { r.pass(client, server) })
 		r.wg.Go(func() { r.pass(server, client) })
 	}
+}
+
+// add counts a connection, unless the relay was closed meanwhile.
+func (r *relay) add(client, server net.Conn) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return false
+	}
+	r.opened++
+	r.open[client], r.open[server] = true, true
+	return true
 }
 
 // pass moves bytes until one side ends, and then ends the other one, too.
@@ -65,10 +79,12 @@ func (r *relay) pass(to, from net.Conn) {
 func (r *relay) cut() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	cut := len(r.open) / 2
 	for conn := range r.open {
 		_ = conn.Close()
 	}
-	return len(r.open) / 2
+	clear(r.open)
+	return cut
 }
 
 // connections is how many there have been.
@@ -80,6 +96,9 @@ func (r *relay) connections() int {
 
 func (r *relay) close() {
 	_ = r.listener.Close()
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
 	r.cut()
 	r.wg.Wait()
 }
