@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -72,7 +73,7 @@ func TestEventsInTurnAreCountedAroundTheLastOneAndNotOverAGap(t *testing.T) {
 
 func TestAClientThatIsAbsentCountsAsFailureInEveryCaseThatItHasAWayToDo(t *testing.T) {
 	var out bytes.Buffer
-	failed := print(&out, []row{
+	failed := printTable(&out, []row{
 		{client: client{name: "whole"}, errs: make([]error, len(cases))},
 		{client: client{name: "gone", cannot: map[string]string{"group": "it is alone"}}, absent: errors.New("no cargo"), errs: make([]error, len(cases))},
 	})
@@ -96,6 +97,28 @@ func TestWhatAClientCannotDoIsACaseAndWhatItNeedsIsAPart(t *testing.T) {
 		for _, name := range c.needs {
 			if !slices.ContainsFunc(parts, func(p part) bool { return p.name == name }) {
 				t.Errorf("%s needs %q, which is no part", c.name, name)
+			}
+		}
+	}
+}
+
+func TestTheTableNamesTheVersionsThatArePinned(t *testing.T) {
+	for _, c := range clients {
+		name, version, ok := strings.Cut(c.version, " ")
+		if !ok {
+			name, version = c.name, c.version
+		}
+		for _, pin := range []struct{ name, file, text string }{
+			{"wscat", npmFiles + "package.json", `"wscat": "%s"`},
+			{"websockets", pythonExample + "/requirements.txt", "websockets==%s\n"},
+			{"tungstenite", rustExample + "/Cargo.lock", "name = \"tungstenite\"\nversion = \"%s.0\""},
+		} {
+			if name != pin.name {
+				continue
+			}
+			text, err := os.ReadFile(filepath.Join("../..", pin.file))
+			if want := fmt.Sprintf(pin.text, version); err != nil || !strings.Contains(string(text), want) {
+				t.Errorf("%s does not pin %q: %v", pin.file, want, err)
 			}
 		}
 	}

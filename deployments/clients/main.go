@@ -74,7 +74,7 @@ func run(ctx context.Context, chosen string) (failed int, err error) {
 		return 0, err
 	}
 	fmt.Printf("clients: tried within %v\n\n", time.Since(began).Round(time.Second))
-	return print(os.Stdout, rows), nil
+	return printTable(os.Stdout, rows), nil
 }
 
 // choose finds clients by name.

@@ -42,9 +42,9 @@ func (r row) cell(i int) string {
 	return "ok"
 }
 
-// print writes the table, what its words mean, and why something failed. It gives the number
+// printTable writes the table, what its words mean, and why something failed. It gives the number
 // of failures.
-func print(out io.Writer, rows []row) int {
+func printTable(out io.Writer, rows []row) int {
 	// Errors in writing show by themselves.
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	_, _ = fmt.Fprint(w, "client\tversion")
