@@ -38,8 +38,9 @@ type Feed struct {
 	mu        sync.Mutex // guards what follows, and the order of appends
 	sub       *nats.Subscription
 	chain     chain
-	ask       bool // the leader must be asked how far the stream goes
-	dropped   int  // messages that sub had dropped when the leader was last asked
+	remade    event.Cursor // the last event of the log before, until sockets are told; or zero
+	ask       bool         // the leader must be asked how far the stream goes
+	dropped   int          // messages that sub had dropped when the leader was last asked
 	repairing bool
 	closed    bool
 	looks     int       // that the leader was asked whether anything is missing, lately
@@ -111,6 +112,9 @@ func (f *Feed) attach(r *Reader, s Socket, filter Filter, at begin) {
 	r.socket = s
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if at.now || at.cursor.Log == f.log() {
+		f.tellRemade(f.chain.head + 1) // it is for others than this socket
+	}
 	f.tracksMu.Lock()
 	defer f.tracksMu.Unlock()
 	t := f.trackOf(filter, r.packs)
@@ -226,6 +230,7 @@ func (f *Feed) apply(m message) {
 		f.hub.zap.Warn("event skipped", zap.String("application", f.application), zap.Error(m.fault))
 		return
 	}
+	f.tellRemade(m.sequence)
 	now := f.hub.now()
 	c := event.Cursor{Log: f.log(), Sequence: m.sequence}
 	from, to := f.ring.append(m.json, c, m.appended, now)
@@ -282,6 +287,19 @@ func (f *Feed) applyGap(g event.Gap, c event.Cursor) {
 		}
 		t.wake()
 	}
+}
+
+// tellRemade tells sockets that the log is another one, if they do not know yet, in which
+// events go on at next. It says whether it did. mu is held.
+func (f *Feed) tellRemade(next uint64) bool {
+	old := f.remade
+	if old == (event.Cursor{}) {
+		return false
+	}
+	f.remade = event.Cursor{}
+	before := event.Cursor{Log: f.log(), Sequence: next}
+	f.applyGap(event.Gap{Reason: event.GapLog, After: old, Before: before}, event.Cursor{Log: f.log(), Sequence: next - 1})
+	return true
 }
 
 // drain applies what waits and is in order. mu is held.
@@ -361,11 +379,12 @@ func (f *Feed) resume(log event.Log) {
 		return
 	}
 	if uint64(log) != f.logID.Load() {
-		old := event.Cursor{Log: f.log(), Sequence: f.chain.head}
+		if f.remade == (event.Cursor{}) {
+			f.remade = event.Cursor{Log: f.log(), Sequence: f.chain.head}
+		}
 		f.logID.Store(uint64(log))
 		f.chain.restart()
 		f.ask = true
-		f.applyGap(event.Gap{Reason: event.GapLog, After: old, Before: event.Cursor{Log: log, Sequence: 1}}, event.Cursor{Log: log})
 	}
 	f.readOnHeld()
 }

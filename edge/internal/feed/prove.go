@@ -89,6 +89,9 @@ func (f *Feed) passOver(ctx context.Context, from event.Cursor, target uint64) e
 
 // skipped tells sockets that events behind after and before next may be missing. mu is held.
 func (f *Feed) skipped(after event.Cursor, next uint64) {
+	if f.tellRemade(next) {
+		return // that the log is another one says so, too
+	}
 	before := event.Cursor{Log: after.Log, Sequence: next}
 	place := event.Cursor{Log: after.Log, Sequence: max(f.chain.head, next-1)}
 	f.applyGap(event.Gap{Reason: event.GapRetention, After: after, Before: before}, place)

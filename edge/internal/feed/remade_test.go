@@ -1,8 +1,12 @@
 package feed
 
 import (
+	"bytes"
+	"encoding/json"
+	"sync/atomic"
 	"testing"
 
+	"canopy/shared/event"
 	"canopy/shared/natstest"
 	"canopy/shared/subject"
 )
@@ -28,5 +32,97 @@ func TestAFeedThatOpensKnowsThatItsStreamWasMadeAnew(t *testing.T) {
 	expect(t, s, 6, 8, 1)
 	if n := gapsOf(t, h); n != 0 {
 		t.Errorf("%v gaps were told", n)
+	}
+}
+
+func TestTheGapOfAStreamMadeAnewSaysWhereEventsGoOn(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		limit  int64 // of events that the new stream keeps
+		first  int   // event that is left
+		events int   // in it
+	}{
+		{"all events are left", 100, 6, 7},
+		{"the first ones are gone already", 3, 10, 7},
+		{"nothing is in it", 100, 0, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			const others = 10
+			var deaf atomic.Bool
+			h, js, _ := startDeafHub(t, &deaf)
+			s := attach(t, h, Filter{}, Since{})
+			publish(t, js, 1, 5)
+			expect(t, s, 1, 5, 1)
+			old := s.Cursor()
+			s.mu.Lock()
+			had := s.got.Len()
+			s.mu.Unlock()
+			deaf.Store(true)
+			if err := js.DeleteStream(t.Context(), subject.Stream(0)); err != nil {
+				t.Fatal(err)
+			}
+			cfg := natstest.StreamConfig(0, 1)
+			cfg.MaxMsgsPerSubject = c.limit
+			if _, err := js.CreateStream(t.Context(), cfg); err != nil {
+				t.Fatal(err)
+			}
+			want := event.Cursor{Sequence: 1}
+			want.Log = fill(t, js, 0)
+			left := 0
+			if c.events > 0 {
+				for range others {
+					if _, err := js.PublishMsg(t.Context(), natstest.Message(1, "neighbour", "", `{"n":1}`)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				publish(t, js, 6, 5+c.events)
+				left = 6 + c.events - c.first
+				want.Sequence = uint64(others + c.events - left + 1)
+			}
+			deaf.Store(false)
+			h.Reconnected()
+			s.until(t, "the gap and what is left", func() bool { return s.whole() >= 5+1+left })
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			frame := s.got.Bytes()[had:]
+			frame = frame[:firstFrame(frame)]
+			var gap struct {
+				Data struct{ Reason, After, Before string }
+			}
+			if err := json.Unmarshal(frame[bytes.IndexByte(frame, '{'):], &gap); err != nil {
+				t.Fatalf("read %q: %v", frame, err)
+			}
+			if gap.Data.Reason != event.GapLog || gap.Data.After != old.String() || gap.Data.Before != want.String() {
+				t.Errorf("told %+v, want that the log is another one behind %v and goes on at %v", gap.Data, old, want)
+			}
+			for i, n := range numbersOf(t, s.got.Bytes()[had+len(frame):]) {
+				if n != c.first+i {
+					t.Fatalf("event %d is %d (0: a gap)", c.first+i, n)
+				}
+			}
+		})
+	}
+}
+
+func TestASocketThatComesToAnotherLogIsNotToldOfTheOldOne(t *testing.T) {
+	f := newTestFeed(t, roomy)
+	old, now, resumed := newFakeSocket(-1), newFakeSocket(-1), newFakeSocket(-1)
+	f.join(old, Filter{})
+	f.emit(5, 10, labels{})
+	f.mu.Lock()
+	f.repairing = true // nobody reads yet
+	f.mu.Unlock()
+	f.resume(9)
+	f.join(now, Filter{})
+	f.attach(&resumed.Reader, resumed, Filter{Channel: "odd", ByChannel: true}, begin{cursor: event.Cursor{Log: 9}})
+	resumed.Release()
+	old.until(t, "it is told", func() bool { return old.whole() == 2 })
+	f.emit(7, 10, labels{channel: "odd", hasChannel: true})
+	old.until(t, "the event comes", func() bool { return old.whole() == 3 })
+	for _, s := range []*fakeSocket{now, resumed} {
+		expect(t, s, 7, 7, 1)
+	}
+	if n := gapsOf(t, f.hub); n != 1 {
+		t.Errorf("%v gaps were told, want 1", n)
 	}
 }

@@ -125,6 +125,9 @@ func (f *Feed) missing() (from event.Cursor, target uint64, ask, done bool) {
 		return from, 0, true, false
 	}
 	f.repairing = f.chain.held
+	if !f.chain.held {
+		f.tellRemade(max(f.chain.head, f.chain.verified) + 1) // nothing of the application is in it
+	}
 	from = event.Cursor{Log: f.log(), Sequence: max(f.chain.head, f.chain.verified) + 1}
 	return from, f.chain.target, false, !f.chain.held
 }

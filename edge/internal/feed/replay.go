@@ -274,6 +274,9 @@ func (f *Feed) writeGap(r *Reader, g event.Gap) {
 // says whether it did, or r is gone; then the claim is given back.
 func (f *Feed) goLive(r *Reader) bool {
 	f.mu.Lock()
+	if r.Cursor().Log == f.log() {
+		f.tellRemade(f.chain.head + 1) // else it would stand before what was told to others
+	}
 	pos, ok := f.locate(r.track, r.Cursor())
 	if !ok {
 		f.mu.Unlock()
