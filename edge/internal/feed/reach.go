@@ -31,10 +31,11 @@ const (
 // link is one connection of the edge to NATS.
 type link struct {
 	nc      *nats.Conn
-	history *history // asks over it
-	server  string   // that it was connected to when it was looked at last
-	bytes   uint64   // that had come by then
-	heard   time.Time
+	history *history  // asks over it
+	server  string    // that it was connected to when it was looked at last
+	bytes   uint64    // that had come by then
+	since   time.Time // when it was last seen to be of use, or had a new server
+	heard   time.Time // when a leader answered over it
 	moved   time.Time
 	wait    time.Duration // from moved to the next move
 }
@@ -51,18 +52,18 @@ func (l *link) busy() bool {
 // for a connection that nats.go itself renews, or that is busy.
 func (l *link) note(now time.Time, server string, heard, excused bool) (stranded bool) {
 	if heard {
-		l.wait = 0
+		l.wait, l.heard = 0, now
 	}
 	if heard || excused || server != l.server {
-		l.server, l.heard = server, now // a new server has its chance, too
+		l.server, l.since = server, now // a new server has its chance, too
 		return false
 	}
-	return now.Sub(l.heard) >= strandedAfter && now.Sub(l.moved) >= l.wait
+	return now.Sub(l.since) >= strandedAfter && now.Sub(l.moved) >= l.wait
 }
 
 // move has the link's connection go to the next server that it knows.
 func (l *link) move(now time.Time) error {
-	l.moved, l.heard = now, now
+	l.moved, l.since = now, now
 	l.wait = min(max(2*l.wait, moveFirst), moveMost)
 	return l.nc.ForceReconnect()
 }
@@ -77,7 +78,7 @@ func (h *Hub) reach(ctx context.Context) {
 	}
 	now := h.now()
 	for _, l := range links {
-		l.history, l.heard = &history{nc: l.nc, requests: h.history.requests}, now
+		l.history, l.since = &history{nc: l.nc, requests: h.history.requests}, now
 	}
 	ticker := time.NewTicker(reachEvery)
 	defer ticker.Stop()
@@ -115,7 +116,7 @@ func (h *Hub) lookAtLinks(ctx context.Context, links []*link, shard int) {
 		return
 	}
 	now := h.now()
-	reached := now.Sub(links[0].heard) < strandedAfter && !stranded[0]
+	reached := now.Sub(links[0].heard) < strandedAfter
 	for i, l := range links {
 		if !stranded[i] || i > 0 && !reached {
 			continue

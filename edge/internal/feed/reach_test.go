@@ -77,7 +77,7 @@ func TestConnectionsLeaveAServerThatIsCutOff(t *testing.T) {
 func TestAConnectionIsNotMovedAgainAndAgain(t *testing.T) {
 	now := time.Unix(0, 0)
 	server := natstest.Start(t)
-	l := &link{nc: server.Connect(), heard: now, server: "a"}
+	l := &link{nc: server.Connect(), since: now, server: "a"}
 	var moves []time.Duration
 	for at := time.Duration(0); at < 10*time.Minute; at += reachEvery {
 		if l.note(now.Add(at), "a", false, false) {

@@ -24,7 +24,7 @@ const (
 	windowsAhead = 8
 
 	// windowSteps is how many windows are read, one behind the other, to come to a place.
-	windowSteps = 64
+	windowSteps = 8
 
 	keptWindows = 1024 // of all streams
 )

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
@@ -18,6 +19,9 @@ const (
 	// requestsAtOnce bounds the requests about consumers that are under way: each that
 	// makes one is a proposal to the whole cluster.
 	requestsAtOnce = 32
+
+	// awayRetry is how long a request waits that met no connection.
+	awayRetry = 100 * time.Millisecond
 
 	requestTimeout = 2 * time.Second
 
@@ -81,7 +85,8 @@ func (h *Hub) ensure(ctx context.Context, g *Group, address string) error {
 	return h.see(ctx, g, info, !info.PushBound) // else somebody else was told
 }
 
-// request runs one request about a consumer when few others are under way.
+// request runs one request about a consumer when few others are under way, and again when
+// there is a connection if there was none: it has not left the edge then.
 func (h *Hub) request(ctx context.Context, do func(ctx context.Context) error) error {
 	select {
 	case h.slots <- struct{}{}:
@@ -91,7 +96,17 @@ func (h *Hub) request(ctx context.Context, do func(ctx context.Context) error) e
 	defer func() { <-h.slots }()
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	return do(ctx)
+	for {
+		err := do(ctx)
+		if !errors.Is(err, nats.ErrReconnectBufExceeded) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(awayRetry):
+		}
+	}
 }
 
 func (h *Hub) inspect(ctx context.Context, g *Group) (info *jetstream.ConsumerInfo, err error) {
