@@ -237,7 +237,11 @@ func (a *admission) identify(r *http.Request, to target) (authn.Principal, *refu
 	switch {
 	case errors.As(err, &failed):
 		a.limits.signIns.Inc()
-		return authn.Principal{}, tooMany("Too many failed sign-ins from this address", seconds(failed.RetryAfter))
+		message := "Too many failed sign-ins from this address"
+		if failed.Everywhere {
+			message = "Too many failed sign-ins of this user"
+		}
+		return authn.Principal{}, tooMany(message, seconds(failed.RetryAfter))
 	case errors.Is(err, authn.ErrForbidden):
 		return authn.Principal{}, forbidden("Forbidden", err)
 	case err != nil:

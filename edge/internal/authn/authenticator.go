@@ -111,7 +111,8 @@ func join(errs []error) error {
 // issuer, but at most a second, and only for a token whose key is unknown. The error wraps
 // ErrForbidden or ErrUnavailable, or is a *TooMany: an address from which many API keys
 // were wrong is told to wait instead, and is not asked about. A right key that is known
-// here counts all the same, since others may share the address.
+// here counts all the same, since others may share the address. Wrong keys of a user whose
+// keys were often wrong, wherever they come from, are a *TooMany as well.
 func (a *Authenticator) Authenticate(ctx context.Context, c Credentials, from netip.Addr) (Principal, error) {
 	switch c.kind {
 	case Token:
@@ -175,12 +176,15 @@ func (a *Authenticator) verifyKey(ctx context.Context, user, key string, from ne
 	switch {
 	case errors.Is(err, ErrForbidden):
 		// What memory, or the call of another attempt, has told is a failure, too.
-		if attempt.booked || attempt.book() {
-			return Principal{}, fmt.Errorf("verify API key: %w", err)
+		if !attempt.book() {
+			return Principal{}, &TooMany{RetryAfter: attempt.wait}
 		}
-		return Principal{}, &TooMany{attempt.wait}
+		if wait := a.guard.names.Book(user); wait > 0 {
+			return Principal{}, &TooMany{RetryAfter: wait, Everywhere: true}
+		}
+		return Principal{}, fmt.Errorf("verify API key: %w", err)
 	case errors.Is(err, ErrNotAsked):
-		return Principal{}, &TooMany{attempt.wait}
+		return Principal{}, &TooMany{RetryAfter: attempt.wait}
 	case err != nil:
 		if ctx.Err() == nil { // a client that does not wait has caused the call all the same
 			attempt.giveBack()

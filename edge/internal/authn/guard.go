@@ -16,23 +16,38 @@ const (
 	// room for many keys at once that are right, and have yet to be asked about.
 	addressBurst    = 200
 	addressInterval = 100 * time.Millisecond
+	// nameBurst and nameInterval are the same for a user and all addresses.
+	nameBurst    = 200
+	nameInterval = 100 * time.Millisecond
 )
 
-// TooMany says that too many sign-ins failed from an address.
+// TooMany says that too many sign-ins failed, from an address or for a user.
 type TooMany struct {
-	// RetryAfter is how long the address should wait, more than 0.
+	// RetryAfter is how long the client should wait, more than 0.
 	RetryAfter time.Duration
+	// Everywhere says that it is the user for whom they failed, from many addresses.
+	Everywhere bool
 }
 
 // Error returns a fixed text.
-func (e *TooMany) Error() string { return "too many failed sign-ins from this address" }
+func (e *TooMany) Error() string {
+	if e.Everywhere {
+		return "too many failed sign-ins of this user"
+	}
+	return "too many failed sign-ins from this address"
+}
 
 // keyGuard holds back failed sign-ins: guessing must stay slow, and cost nobody else
 // anything. Who shares an address with somebody whose key is wrong is another user, and
 // signs in all the same. Any goroutine may use it.
+//
+// Failures for a name count over all addresses, too, but for that only keys that were found
+// wrong: nobody can lock a user out by guessing at his name from many places. A right key is
+// always looked at, and what keeps guesses from being right is its length.
 type keyGuard struct {
 	users     *guard.Guard[userAt]
 	addresses *guard.Guard[netip.Addr]
+	names     *guard.Guard[string]
 }
 
 // userAt is a name that was given at an address.
@@ -45,6 +60,7 @@ func newKeyGuard(now func() time.Time) *keyGuard {
 	return &keyGuard{
 		users:     guard.New[userAt](userBurst, userInterval, now),
 		addresses: guard.New[netip.Addr](addressBurst, addressInterval, now),
+		names:     guard.New[string](nameBurst, nameInterval, now),
 	}
 }
 

@@ -179,3 +179,42 @@ func TestWrongKeysOfOneUserHoldBackNoOtherOfTheSameAddress(t *testing.T) {
 		t.Errorf("the other: %v", err)
 	}
 }
+
+func TestWrongKeysOfOneUserFromManyAddressesAreHeldBackAndNeverARightOne(t *testing.T) {
+	source := &remote{}
+	a, err := New(config.OAuth{}, source, zap.NewNop(), prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	a.guard = newKeyGuard(func() time.Time { return now })
+	try := func(n int, user, key string) error {
+		_, err := a.Authenticate(t.Context(), NewKey(user, key), netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)}))
+		return err
+	}
+	var tooMany *TooMany
+	for n := range 20_000 {
+		err := try(n, "alice", "wrong")
+		if n < nameBurst && !errors.Is(err, ErrForbidden) || n >= nameBurst && (!errors.As(err, &tooMany) || !tooMany.Everywhere) {
+			t.Fatalf("failure %d: got %v", n, err)
+		}
+	}
+	if tooMany.RetryAfter != nameInterval {
+		t.Errorf("retry after %v, want %v", tooMany.RetryAfter, nameInterval)
+	}
+	for n, key := range []string{"secret", "new"} {
+		if err := try(30_000+n, "alice", key); err != nil {
+			t.Errorf("a right key from an address of its own, %d: %v", n, err)
+		}
+	}
+	if err := try(30_002, "mallory", "wrong"); !errors.Is(err, ErrForbidden) {
+		t.Errorf("another user: %v", err)
+	}
+	now = now.Add(nameInterval)
+	if err := try(30_003, "alice", "wrong"); !errors.Is(err, ErrForbidden) {
+		t.Errorf("one more failure after the wait: %v", err)
+	}
+	if err := try(30_004, "alice", "wrong"); !errors.As(err, &tooMany) {
+		t.Errorf("two more failures after the wait: %v", err)
+	}
+}
