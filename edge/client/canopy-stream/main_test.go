@@ -64,6 +64,40 @@ func TestEventsAreCountedAndExitCodesSayHowItEnded(t *testing.T) {
 	}
 }
 
+func TestACertificateThatNobodySignedIsTakenWithInsecureAlone(t *testing.T) {
+	w := edgetest.Start(t)
+	w.Secure()
+	w.Publish("secret-app", "", 0)
+	stream := func(args ...string) (status int, out, report string) {
+		ctx, cancel := context.WithTimeout(context.Background(), edgetest.Patience)
+		defer cancel()
+		return call(ctx, "", append([]string{"secret-app", "-s", "earliest", "-n1", "-u", "alice", "--key=secret", "--give-up=1ms"}, args...)...)
+	}
+	signIns := func() float64 {
+		return w.Metric(`drogue_client_user_authentication_access_token{outcome="pass"}`)
+	}
+	status, out, report := stream("--edge=wss://" + w.Addr)
+	if status != exitEnded || out != "" || !strings.Contains(report, "certificate") {
+		t.Errorf("without --insecure: exit code %d, want %d; printed %q, said %q", status, exitEnded, out, report)
+	}
+	if n := signIns(); n != 0 {
+		t.Errorf("the key was shown %v times to an edge that is not trusted", n)
+	}
+	for _, edge := range []string{"wss://", "https://"} {
+		status, out, report = stream("--insecure", "--edge="+edge+w.Addr)
+		if status != exitOK || strings.Count(out, "\n") != 1 {
+			t.Errorf("with --insecure: exit code %d, want %d; printed %q, said %q", status, exitOK, out, report)
+		}
+	}
+	if n := signIns(); n != 2 {
+		t.Errorf("%v sign-ins with --insecure, want 2", n)
+	}
+	status, out, report = stream("--insecure", "--edge=ws://"+w.Addr)
+	if status == exitOK || out != "" || !strings.Contains(report, "TLS is expected here") {
+		t.Errorf("without TLS: exit code %d; printed %q, said %q", status, out, report)
+	}
+}
+
 func TestAnEdgeIsRestartedUnderIt(t *testing.T) {
 	w := edgetest.Start(t)
 	w.Publish("open-app", "", 0)

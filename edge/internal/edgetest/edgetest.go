@@ -24,6 +24,7 @@ import (
 	"go.uber.org/zap/zaptest"
 
 	"canopy/edge/gateway"
+	"canopy/edge/internal/certtest"
 	"canopy/shared/config"
 	"canopy/shared/event"
 	"canopy/shared/natstest"
@@ -59,7 +60,8 @@ type World struct {
 	file   string
 	Addr   string // of the edge
 	admin  string
-	Stop   func() // ends the edge
+	tls    config.HTTP // the files of its certificate, if it has one
+	Stop   func()      // ends the edge
 }
 
 // Start runs all of it until the test ends, beside other tests, with the applications
@@ -94,6 +96,21 @@ func Start(t *testing.T) *World {
 	return w
 }
 
+// Secure starts the edge again, now with TLS and a certificate that nobody has signed.
+func (w *World) Secure() {
+	w.T.Helper()
+	folder := w.T.TempDir()
+	w.tls.CertBundleFile, w.tls.KeyFile = filepath.Join(folder, "tls.crt"), filepath.Join(folder, "tls.key")
+	certificate, key := certtest.New(w.T, 1)
+	for name, content := range map[string][]byte{w.tls.CertBundleFile: certificate, w.tls.KeyFile: key} {
+		if err := os.WriteFile(name, content, 0o600); err != nil {
+			w.T.Fatal(err)
+		}
+	}
+	w.Stop()
+	w.Up()
+}
+
 // Up starts the edge, on the port that it had before.
 func (w *World) Up() {
 	w.T.Helper()
@@ -103,6 +120,7 @@ func (w *World) Up() {
 	}
 	cfg.NATS.URL = w.nats.URL()
 	cfg.HTTP.BindAddr, cfg.Runtime.Health.BindAddr = w.Addr, "127.0.0.1:0"
+	cfg.HTTP.CertBundleFile, cfg.HTTP.KeyFile = w.tls.CertBundleFile, w.tls.KeyFile
 	cfg.Edge.ApplicationsFile, cfg.Edge.Drain = w.file, 10*time.Millisecond
 	cfg.OAuth.Clients = map[string]config.OAuthClient{"0": {ClientID: w.issuer.ClientID, IssuerURL: w.issuer.Issuer()}}
 	ctx, cancel := context.WithCancel(context.Background())

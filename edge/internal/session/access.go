@@ -3,8 +3,10 @@ package session
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"canopy/edge/internal/authn"
@@ -168,18 +170,26 @@ func (r *Registry) ask(ctx context.Context, one *access) (ok bool, err error) {
 	return ok, err
 }
 
-// end closes the sessions of each question with its reason, and returns how many there
-// were. When ctx ends it closes none.
+// end closes the sessions of each question with its reason, on all cores, and returns how
+// many there were. When ctx ends it closes none.
 func (r *Registry) end(ctx context.Context, reasons map[*access]Closing) (closed int) {
 	if len(reasons) == 0 || ctx.Err() != nil {
 		return 0
 	}
-	for _, s := range r.all(ctx) {
-		if reason, ok := reasons[r.accesses.of(s)]; ok && s.close(reason, awaitPeer) {
-			closed++
-		}
+	sessions := r.all(ctx)
+	var count atomic.Int64
+	var rest sync.WaitGroup
+	for part := range slices.Chunk(sessions, len(sessions)/runtime.GOMAXPROCS(0)+1) {
+		rest.Go(func() {
+			for _, s := range part {
+				if reason, ok := reasons[r.accesses.of(s)]; ok && s.close(reason, awaitPeer) {
+					count.Add(1)
+				}
+			}
+		})
 	}
-	return closed
+	rest.Wait()
+	return int(count.Load())
 }
 
 // Disconnect closes all sessions of a user, or of an application if user is empty, and
