@@ -14,7 +14,7 @@ import (
 func (s *storm) killNodes() {
 	s.t.Helper()
 	for i, n := range s.cluster.list {
-		eventually(s.t, "all replicas are up to date", func() bool { _, whole := s.cluster.leaders(s.size.shards); return whole })
+		s.awaitReplicas()
 		led, _ := s.cluster.leaders(s.size.shards)
 		clients, lost := n.monitor("varz", "connections")[0], s.disconnects()
 		spent, killed := cpu(n.process), time.Now()
@@ -29,10 +29,26 @@ func (s *storm) killNodes() {
 			n.name, led[n.name], s.size.shards, clients, s.disconnects()-lost, elected.Round(time.Millisecond), spent)
 		down := time.Since(killed)
 		s.cluster.up(n)
-		eventually(s.t, "all replicas are up to date", func() bool { _, whole := s.cluster.leaders(s.size.shards); return whole })
+		s.awaitReplicas()
 		s.calm(fmt.Sprintf("%s is back after %.1f s", n.name, down.Seconds()))
 		if i == 0 && clients == 0 && led[n.name] == 0 {
 			s.t.Errorf("%s led no stream and had no connections: its death was no fault", n.name)
+		}
+	}
+}
+
+// awaitReplicas waits until every node has all of every stream: before that the death of
+// another one would be no fault that NATS promises to survive.
+func (s *storm) awaitReplicas() {
+	s.t.Helper()
+	for began := time.Now(); ; <-time.After(100 * time.Millisecond) {
+		if _, whole := s.cluster.leaders(s.size.shards); whole {
+			return
+		}
+		s.seen()
+		if time.Since(began) > s.size.calm {
+			s.tell()
+			s.t.Fatalf("replicas are not up to date after %v", s.size.calm)
 		}
 	}
 }
