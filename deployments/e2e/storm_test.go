@@ -58,7 +58,7 @@ func sizeOfStorm(t *testing.T) stormSize {
 		return stormSize{
 			applications: number("APPLICATIONS", 500), partitions: 3, sockets: number("SOCKETS", 2000),
 			perSecond: number("RATE", 10_000), burst: number("BURST", 5), shards: number("SHARDS", 8),
-			still: 20 * time.Second, cut: 30 * time.Second, apart: 5 * time.Second, frozen: 15 * time.Second, natsBytes: "16KiB", calm: 5 * patience,
+			still: 20 * time.Second, cut: 30 * time.Second, apart: 5 * time.Second, frozen: 15 * time.Second, natsBytes: "128KiB", calm: 5 * patience,
 		}
 	default:
 		t.Fatalf("CANOPY_TEST_STORM is %q, want full", text)
