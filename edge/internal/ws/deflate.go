@@ -16,6 +16,10 @@ const deflateLevel = 3
 // behind its header of three bits and what fills their byte.
 const syncFlush = 4
 
+// keepBuffer is the size up to which a buffer of messages, compressed or inflated, is used
+// again, in bytes.
+const keepBuffer = 64 << 10
+
 // maxPlain bounds the bytes that stand unchanged in a compressed frame.
 const maxPlain = 64
 
@@ -74,8 +78,7 @@ func (d *Deflater) AppendFrame(b []byte, op Opcode, payload []byte, plain int) [
 		return AppendFrame(b, op, payload)
 	}
 	w := d.writers.Get().(*deflating)
-	defer d.writers.Put(w)
-	w.out = w.out[:0]
+	defer d.release(w)
 	w.flate.Reset(w)
 	// Errors can only be those of Write, which has none.
 	_, _ = w.flate.Write(payload[:len(payload)-plain])
@@ -92,6 +95,15 @@ func (d *Deflater) AppendFrame(b []byte, op Opcode, payload []byte, plain int) [
 	b = AppendHeader(b, op, len(w.out))
 	b[at] |= compressed
 	return append(b, w.out...)
+}
+
+// release gives w back.
+func (d *Deflater) release(w *deflating) {
+	w.out = w.out[:0]
+	if cap(w.out) > keepBuffer {
+		w.out = nil
+	}
+	d.writers.Put(w)
 }
 
 // end closes the message behind what was flushed. Its last bytes, plain, go into the stored

@@ -7,9 +7,6 @@ import (
 	"github.com/klauspost/compress/flate"
 )
 
-// keepInflated is the size up to which a buffer is used again, in bytes.
-const keepInflated = 64 << 10
-
 // inflateUnit is how many bytes of compressed messages count as one frame against
 // Config.MaxFrames: what is built to be slow, tables without data, takes about 0.2 ms for
 // each KiB.
@@ -71,7 +68,7 @@ func (i *inflater) inflate(payload []byte, max int) ([]byte, *violation) {
 // release gives i back.
 func (i *inflater) release() {
 	i.input = deflated{}
-	if cap(i.out) > keepInflated {
+	if cap(i.out) > keepBuffer {
 		i.out = nil
 	}
 	inflaters.Put(i)
