@@ -317,6 +317,7 @@ func rowEightResults(o options, all []*carriage) report.Row {
 			report.Result{Name: who.name, Values: who.rates(), Unit: "records/s"},
 			report.Result{Name: who.name + ", CPU of its process per record", Values: cpu, Unit: "µs", Digits: 1})
 	}
+	row.Pictures = []report.Picture{{Title: row.Title, Axis: "records/s", Log: true, Bars: row.Pick(all[0].name, all[1].name, all[2].name)}}
 	row.Head = []string{"round", "contestant", "records", "seconds", "records/s", "CPU seconds", "CPU seconds of NATS", "CPU seconds of Kafka"}
 	for round := range o.rounds {
 		for _, who := range all {

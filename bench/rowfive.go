@@ -222,7 +222,9 @@ func (r *race) row() report.Row {
 			report.Result{Name: "ratio: p99, Canopy to " + peer.name, Values: r.ratios(peer, 0.99), Digits: 2, Goal: &report.Goal{Value: goalLatency}},
 			report.Result{Name: "ratio: p50, Canopy to " + peer.name, Values: r.ratios(peer, 0.5), Digits: 2})
 	}
+	var bars []string
 	for _, who := range r.runners {
+		bars = append(bars, who.name+", p50", who.name+", p99")
 		for _, quantile := range []struct {
 			name string
 			q    float64
@@ -235,6 +237,7 @@ func (r *race) row() report.Row {
 			Name: who.name + ", in a burst of " + strconv.Itoa(r.opts.latency.burst) + " events", Values: who.saturation, Unit: "deliveries/s",
 		}, report.Result{Name: who.name + ", in a burst, CPU of its process per delivery", Values: who.cpu, Unit: "ns"})
 	}
+	row.Pictures = []report.Picture{{Title: row.Title + ", at the same rate", Axis: "ms", Log: true, Bars: row.Pick(bars...)}}
 	row.Head = []string{"round", "contestant", "events", "deliveries", "bytes on the wire", "client's reads", "p50 ms", "p99 ms", "longest ms"}
 	for round := range r.opts.rounds {
 		for _, who := range r.runners {

@@ -85,14 +85,17 @@ func rowFour(o options, before, after under.Memory, peers []idler) report.Row {
 		Head: []string{"server", "sockets", "resident bytes", "heap in use, bytes", "stacks, bytes"},
 		Raw:  [][]string{memoryCells(0, before), memoryCells(o.sockets, after)},
 	}
+	bars := []string{row.Results[0].Name}
 	for _, p := range peers {
 		bytes := per(p.before, p.after)
 		row.Results = append(row.Results,
 			report.Result{Name: "ratio: resident memory per socket, " + p.name + " to Canopy", Values: []float64{bytes / mine}, Digits: 1, Goal: &report.Goal{AtLeast: true, Value: goalMemory}},
 			report.Result{Name: p.name + ", resident memory per socket", Values: []float64{bytes}, Unit: "bytes"})
+		bars = append(bars, row.Results[len(row.Results)-1].Name)
 		row.Raw = append(row.Raw, []string{p.name, "0", report.Count(uint64(p.before)), "", ""},
 			[]string{p.name, strconv.Itoa(o.sockets), report.Count(uint64(p.after)), "", ""})
 	}
+	row.Pictures = []report.Picture{{Title: row.Title, Axis: "bytes", Bars: row.Pick(bars...)}}
 	return row
 }
 

@@ -219,6 +219,7 @@ func rowNineResults(o options, both [2]doorkeeper, rounds [2][]welcome) report.R
 			report.Result{Name: server.name, Values: values(i, welcome.rate), Unit: "handshakes/s"},
 			report.Result{Name: server.name + ", CPU per socket", Values: values(i, welcome.cpuPerSocket), Unit: "µs"})
 	}
+	row.Pictures = []report.Picture{{Title: row.Title, Axis: "handshakes/s", Bars: row.Pick(both[0].name, both[1].name)}}
 	for round := range rounds[0] {
 		for i, server := range both {
 			w := rounds[i][round]

@@ -40,6 +40,7 @@ func rowOne(ctx context.Context, o options, all []*contestant) (report.Row, erro
 	for i, c := range all {
 		row.Results = append(row.Results, report.Result{Name: c.name, Values: each(samples[i], cpu), Unit: "ns"})
 	}
+	row.Pictures = []report.Picture{{Title: row.Title, Axis: "CPU of the server's process per delivery, ns", Bars: row.Pick(namesOf(all)...)}}
 	row.Head, row.Raw = rawTable(all, samples)
 	return row, nil
 }
@@ -66,8 +67,16 @@ func rowTwo(ctx context.Context, o options, all []*contestant) (report.Row, erro
 	for i, c := range all {
 		row.Results = append(row.Results, report.Result{Name: c.name, Values: each(samples[i], sample.rate), Unit: "deliveries/s"})
 	}
+	row.Pictures = []report.Picture{{Title: row.Title, Axis: "deliveries/s", Log: true, Bars: row.Pick(namesOf(all)...)}}
 	row.Head, row.Raw = rawTable(all, samples)
 	return row, nil
+}
+
+func namesOf(all []*contestant) (names []string) {
+	for _, c := range all {
+		names = append(names, c.name)
+	}
+	return names
 }
 
 func each(samples []sample, figure func(sample) float64) (values []float64) {

@@ -313,6 +313,7 @@ func rowSevenResults(o options, both [2]drainer, rounds [2][]drained, cfg jetstr
 			report.Result{Name: c.name + ", CPU of the clients' processes per event", Values: values(i, func(r drained) float64 { return each(r.clients, r.seen.Events) }), Unit: "µs", Digits: 2},
 			report.Result{Name: c.name + ", CPU of NATS per event", Values: values(i, func(r drained) float64 { return each(r.natsCPU, r.seen.Events) }), Unit: "µs", Digits: 2})
 	}
+	row.Pictures = []report.Picture{{Title: row.Title, Axis: "events/s", Bars: row.Pick(both[0].name, both[1].name)}}
 	row.Head = []string{"round", "contestant", "events", "seconds", "seconds with opening", "events/s", "bytes received", "reads", "Pings answered", "CPU seconds", "CPU seconds of clients", "CPU seconds of NATS"}
 	for round := range rounds[0] {
 		for i, c := range both {

@@ -140,6 +140,11 @@ func (r rowSixResults) row() report.Row {
 	for with := range companies {
 		row.Results = append(row.Results, r.memory("edge's resident memory at most, "+with.String(), with, func(h held) float64 { return h.resident }, nil))
 	}
+	var bars []string
+	for with := range companies {
+		bars = append(bars, "p50, "+with.String(), "p99, "+with.String())
+	}
+	row.Pictures = []report.Picture{{Title: row.Title, Axis: "delay of healthy sockets, ms", Bars: row.Pick(bars...)}}
 	row.Head, row.Raw = r.table()
 	return row
 }

@@ -206,6 +206,7 @@ func rowTenResults(o options, all []*contestant, samples [][]sample) report.Row 
 	for i, c := range all {
 		row.Results = append(row.Results, report.Result{Name: c.name, Values: each(samples[i], cpu), Unit: "ns"})
 	}
+	row.Pictures = []report.Picture{{Title: row.Title, Axis: "CPU of the servers' processes per delivery, ns", Bars: row.Pick(namesOf(all)...)}}
 	row.Head, row.Raw = rawTable(all, samples)
 	return row
 }

@@ -145,6 +145,10 @@ func rowThreeResults(o options, both [2]*traveller, ingested float64) report.Row
 		{Name: both[0].name, Values: whole, Unit: "events/s"},
 		{Name: both[1].name, Values: fed, Unit: "events/s"},
 	}
+	row.Pictures = []report.Picture{{
+		Title: row.Title, Axis: "events/s",
+		Bars: append(row.Pick(both[0].name, both[1].name), report.Result{Name: "ingest alone (median)", Values: []float64{ingested}}),
+	}}
 	row.Head = []string{"round", "contestant", "events", "deliveries", "seconds", "events/s", "bytes on the wire", "client's reads"}
 	for round := range o.rounds {
 		for _, who := range both {

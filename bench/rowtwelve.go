@@ -224,6 +224,9 @@ func rowTwelveResults(o options, phases map[bool][]quietly) report.Row {
 	row.Results = append(row.Results,
 		report.Result{Name: "busy application", Values: busy, Unit: "deliveries/s"},
 		report.Result{Name: "cores that the edge used beside", Values: cores, Digits: 2})
+	row.Pictures = []report.Picture{{
+		Title: row.Title, Axis: "delay of the quiet application's events, ms", Bars: row.Pick("p50, alone", "p50, beside", "p99, alone", "p99, beside"),
+	}}
 	row.Head = []string{"round", "company", "events", "deliveries", "bytes on the wire", "p50 ms", "p99 ms", "longest ms", "busy deliveries/s", "cores used by the edge"}
 	for round := range o.rounds {
 		for _, beside := range []bool{false, true} {

@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -42,6 +43,12 @@ func run(ctx context.Context, o options) (err error) {
 	r := report.Report{Command: command(), Facts: facts(ctx), Notes: notes(o), Rows: rows}
 	if o.out == "-" {
 		return r.Write(os.Stdout)
+	}
+	r.Prefix = strings.ToLower(strings.TrimSuffix(filepath.Base(o.out), filepath.Ext(o.out)))
+	for name, picture := range r.Pictures() {
+		if err := writeFile(filepath.Join(filepath.Dir(o.out), name), picture.Write); err != nil {
+			return err
+		}
 	}
 	return writeFile(o.out, r.Write)
 }

@@ -17,6 +17,10 @@ type Report struct {
 	Facts   []Fact   // machine, date, commit
 	Notes   []string // what holds for all rows, one paragraph each
 	Rows    []Row
+
+	// Prefix is what the names of the pictures' files begin with; empty means that the
+	// report shows none.
+	Prefix string
 }
 
 // Fact is one line about where and when.
@@ -30,6 +34,8 @@ type Row struct {
 	Shows   []string // in words, for who does not know the figures' names
 	Head    []string // of the table of raw counts
 	Raw     [][]string
+
+	Pictures []Picture
 }
 
 // Number is the one that the row's title begins with; a row without one is behind all
@@ -109,8 +115,11 @@ func (r Report) Write(w io.Writer) error {
 	for _, note := range r.Notes {
 		b.WriteString("\n" + note + "\n")
 	}
+	if o := r.overview(); r.Prefix != "" && len(o.Bars) > 1 {
+		image(&b, o.Title, r.Prefix+".svg")
+	}
 	for _, row := range r.Rows {
-		row.write(&b)
+		row.write(&b, r.Prefix)
 	}
 	if _, err := io.WriteString(w, b.String()); err != nil {
 		return fmt.Errorf("write report: %w", err)
@@ -118,7 +127,10 @@ func (r Report) Write(w io.Writer) error {
 	return nil
 }
 
-func (row Row) write(b *strings.Builder) {
+// image shows a picture that lies beside the report.
+func image(b *strings.Builder, title, file string) { fmt.Fprintf(b, "\n![%s](%s)\n", title, file) }
+
+func (row Row) write(b *strings.Builder, prefix string) {
 	fmt.Fprintf(b, "\n## %s\n\n%s\n\n", row.Title, row.What)
 	line(b, []string{"figure", "median (smallest to largest)", "goal"})
 	line(b, []string{"---", "---", "---"})
@@ -127,6 +139,11 @@ func (row Row) write(b *strings.Builder) {
 	}
 	if len(row.Shows) > 0 {
 		b.WriteString("\nWhat this run shows:\n\n- " + strings.Join(row.Shows, "\n- ") + "\n")
+	}
+	for i, p := range row.Pictures {
+		if prefix != "" {
+			image(b, p.Title, row.file(prefix, i))
+		}
 	}
 	if len(row.Raw) == 0 {
 		return
