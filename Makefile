@@ -66,7 +66,7 @@ fuzz: ## run every fuzz target for FUZZTIME (10s)
 		go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x "./$${file%/*}" </dev/null || exit 1; \
 	done
 
-bench: ## measure, side by side with floors and peers, and write bench/RESULTS.md
+bench: ## measure, side by side with floors and peers, and write bench/RESULTS.md with pictures
 	go run ./bench
 
 validate: build ## check docker-compose.yml and the settings in it, without Docker

@@ -1,8 +1,9 @@
 //go:build linux
 
-// Command bench measures Canopy beside the least that any server must do, in one run,
-// and writes bench/RESULTS.md. It starts everything it needs: NATS, an edge, the floor
-// and the clients, each a process of its own.
+// Command bench measures Canopy beside the least that any server must do, and beside
+// others that do the same job, in one run, and writes bench/RESULTS.md with pictures. It
+// starts everything it needs: Kafka, NATS, ingest and edges, the floor, the others and the
+// clients, each a process of its own.
 package main
 
 import (

@@ -177,10 +177,12 @@ func notes(o options) []string {
 			"a ratio compares two servers in the same run, round by round, by turns. " +
 			fmt.Sprintf("Each figure is the median of %s, with the smallest and the largest. ", plural(o.rounds, "round")) +
 			"Figures without a spread were measured once.",
+		"A delivery is one event at one socket. p50 and p99 are what half of the deliveries, and 99 of 100, do not exceed. " +
+			"In the pictures a bar is as long as the median, and the line across it goes from the smallest to the largest value.",
 		"Every socket that does not stall on purpose is read to the end by the same client, which checks that each one gets every event once and in order: " +
 			"a run in which that is not so fails and writes no results.",
 	}
-	if o.wants("1") || o.wants("2") {
+	if o.wants("1") || o.wants("2") || o.wants("10") {
 		all = append(all, "The floor is a bare loop that calls write once for each event and socket, with a frame as long as Canopy's that was made before. "+
 			"It knows no applications, no NATS and no slow clients. Neither server sends pings here.")
 	}

@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	pictureWidth = 20 * vg.Centimeter
+	scaleWidth   = 14 * vg.Centimeter // beside which stand the names
 	barHeight    = 0.9 * vg.Centimeter
 	frameHeight  = 3 * vg.Centimeter // title and axis
 	rightMargin  = 1.5 * vg.Centimeter
@@ -67,7 +67,8 @@ func (p Picture) Write(w io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("draw %q: %w", p.Title, err)
 	}
-	canvas := vgsvg.New(pictureWidth, frameHeight+barHeight*font.Length(len(p.Bars)))
+	names := drawing.Y.Padding * (1 + 1/otherWidens) // as wide as the longest
+	canvas := vgsvg.New(scaleWidth+names, frameHeight+barHeight*font.Length(len(p.Bars)))
 	drawing.Draw(draw.Crop(draw.New(canvas), 0, -rightMargin, 0, 0))
 	var svg bytes.Buffer
 	if _, err := canvas.WriteTo(&svg); err != nil {
