@@ -62,7 +62,7 @@ func TestASmallBenchWritesEveryRow(t *testing.T) {
 	}
 	for _, want := range []string{"## 1. ", "## 2. ", "## 3. ", "| 2 | whole way | 300 | 1,800 |", "| 2 | edge fed from memory | 300 | 1,800 |", "## 4. ", "## 5. ", "| gws | 51 |", "| coder/websocket | 51 |", "| 2 | coder/websocket | ", "## 6. ", "## 7. ", "## 8. ", "| 2 | polling alone | 700 |", "| 2 | publishing alone | 700 |", "## 9. ", "| 2 | net/http and gws | 30 |", "## 10. ", "| 2 | Canopy, 61 sockets, 2 edges | 2 | 122 |", "| 2 | floor, 61 sockets | 2 | 122 |", "| 2 | floor, 11 sockets | 11 | 121 |",
 		"## 12. ", "| 2 | beside | 50 | 350 |", "| 2 | Canopy | 3 | 153 |", "| 2 | Canopy | 100 | 5,100 |", "| 2 | floor, 1 thread | 50 | 2,550 |",
-		"| 2 | stalled | 50 | 2,500 |", "| 2 | Canopy | 700 |", "| 2 | bare consumer | 700 |", "| 10 | 1"} {
+		"| 2 | stalled | 50 | 2,500 |", "| 2 | Canopy | 700 |", "| 2 | bare consumer | 700 |", "| 2 | NATS by WebSocket | 700 |", "| 10 | 1"} {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("results have no %q:\n%s", want, text)
 		}

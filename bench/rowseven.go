@@ -14,7 +14,6 @@ import (
 	"canopy/bench/drain"
 	"canopy/bench/peer"
 	"canopy/bench/report"
-	"canopy/bench/usage"
 	"canopy/shared/subject"
 )
 
@@ -42,7 +41,7 @@ func (o groupOptions) check(clients int) error {
 	return errors.Join(errs...)
 }
 
-// drainer is one of the two that empty a backlog: the members of a group, or the peer's.
+// drainer is one of those that empty a backlog: the members of a group, or a peer's.
 type drainer struct {
 	name     string
 	consumer string // in JetStream
@@ -83,11 +82,11 @@ func rowSeven(ctx context.Context, o options) (row report.Row, err error) {
 	if d.js, err = jetstream.New(d.conn); err != nil {
 		return row, fmt.Errorf("use JetStream: %w", err)
 	}
-	both, cfg, err := d.contestants(ctx)
+	all, cfg, err := d.contestants(ctx)
 	if err != nil {
 		return row, err
 	}
-	rounds, err := d.rounds(ctx, both)
+	rounds, err := d.rounds(ctx, all)
 	if err != nil {
 		return row, err
 	}
@@ -98,12 +97,12 @@ func rowSeven(ctx context.Context, o options) (row report.Row, err error) {
 	if n := metrics["canopy_edge_group_redelivered_total"] + metrics["canopy_edge_group_repeated_total"]; n > 0 {
 		return row, fmt.Errorf("the edge saw %g events again", n)
 	}
-	return rowSevenResults(o, both, rounds, cfg), nil
+	return rowSevenResults(o, all, rounds, cfg), nil
 }
 
-// contestants makes both consumers: the group's as the edge makes it, and one that is
-// the same but for its names.
-func (d *duel) contestants(ctx context.Context) (both [2]drainer, cfg jetstream.ConsumerConfig, err error) {
+// contestants makes all consumers: the group's as the edge makes it, and others that are
+// the same but for their names.
+func (d *duel) contestants(ctx context.Context) (all []drainer, cfg jetstream.ConsumerConfig, err error) {
 	var crew *drain.Crew
 	group := drainer{
 		name: "Canopy", pid: d.edge.PID(),
@@ -118,179 +117,87 @@ func (d *duel) contestants(ctx context.Context) (both [2]drainer, cfg jetstream.
 		close:   func() error { return crew.Stop() },
 	}
 	if err := errors.Join(group.open(), group.close()); err != nil {
-		return both, cfg, err
+		return nil, cfg, err
 	}
 	stream, err := d.js.Stream(ctx, d.names)
 	if err != nil {
-		return both, cfg, fmt.Errorf("find stream: %w", err)
+		return nil, cfg, fmt.Errorf("find stream: %w", err)
 	}
 	list := stream.ListConsumers(ctx)
 	for info := range list.Info() {
 		cfg = info.Config
 	}
 	if err := list.Err(); err != nil || cfg.Durable == "" {
-		return both, cfg, fmt.Errorf("find the group's consumer: %w", err)
+		return nil, cfg, fmt.Errorf("find the group's consumer: %w", err)
 	}
 	group.consumer = cfg.Durable
-	same := cfg
-	same.Durable, same.DeliverGroup, same.DeliverSubject, same.Name = "peer", "peer", "peer.events", ""
-	if _, err := d.js.CreatePushConsumer(ctx, d.names, same); err != nil {
-		return both, cfg, fmt.Errorf("make the peer's consumer: %w", err)
-	}
 	if d.peer, err = peer.Start(); err != nil {
-		return both, cfg, err
+		return nil, cfg, err
 	}
-	bare := drainer{
-		name: "bare consumer", consumer: same.Durable, pid: d.peer.PID(),
-		open: func() error {
-			return d.peer.Open(peer.Config{NATS: d.nats.URL(), Deliver: same.DeliverSubject, Queue: same.DeliverGroup, Members: d.opts.group.members})
-		},
-		clients: func() []int { return nil },
-		seen:    d.peer.Report, close: d.peer.Close,
+	all = append(all, group)
+	for _, p := range []struct {
+		name, consumer, url string
+		apart               bool
+	}{{"bare consumer", "bare", d.nats.URL(), false}, {"NATS by WebSocket", "websocket", d.nats.WebSocketURL(), true}} {
+		same := cfg
+		same.Durable, same.DeliverGroup, same.DeliverSubject, same.Name = p.consumer, p.consumer, "peer."+p.consumer, ""
+		if _, err := d.js.CreatePushConsumer(ctx, d.names, same); err != nil {
+			return nil, cfg, fmt.Errorf("make the peer's consumer: %w", err)
+		}
+		all = append(all, drainer{
+			name: p.name, consumer: p.consumer, pid: d.peer.PID(),
+			open: func() error {
+				return d.peer.Open(peer.Config{
+					NATS: p.url, Deliver: same.DeliverSubject, Queue: same.DeliverGroup, Members: d.opts.group.members, Apart: p.apart,
+				})
+			},
+			clients: func() []int { return nil },
+			seen:    d.peer.Report, close: d.peer.Close,
+		})
 	}
-	return [2]drainer{group, bare}, cfg, nil
+	return all, cfg, nil
 }
 
-// rounds lets both drain the same events, the first of a round being another one each
+// rounds lets all drain the same events, the first of a round being another one each
 // time. What is made once is made in a round before, which does not count.
-func (d *duel) rounds(ctx context.Context, both [2]drainer) (rounds [2][]drained, err error) {
+func (d *duel) rounds(ctx context.Context, all []drainer) (rounds [][]drained, err error) {
+	rounds = make([][]drained, len(all))
 	for round := -1; round < d.opts.rounds; round++ {
 		first := d.stream.Next()
-		for i := range both {
-			if err := d.abandoned(ctx, both[i].consumer); err != nil {
+		for i := range all {
+			if err := d.abandoned(ctx, all[i].consumer); err != nil {
 				return rounds, err
 			}
 		}
 		if err := d.stream.Publish(ctx, d.opts.group.events, 0); err != nil {
 			return rounds, err
 		}
-		for turn := range both {
-			i := (round + 1 + turn) % len(both)
-			got, err := d.drain(ctx, both[i], first, d.stream.Next()-1)
+		for turn := range all {
+			i := (round + 1 + turn) % len(all)
+			got, err := d.drain(ctx, all[i], first, d.stream.Next()-1)
 			if err != nil {
-				return rounds, fmt.Errorf("round %d, %s: %w", round+1, both[i].name, err)
+				return rounds, fmt.Errorf("round %d, %s: %w", round+1, all[i].name, err)
 			}
 			if round < 0 {
 				continue
 			}
 			rounds[i] = append(rounds[i], got)
-			progress("row 7, round %d of %d: %s: %s events/s", round+1, d.opts.rounds, both[i].name, report.Count(uint64(got.rate())))
+			progress("row 7, round %d of %d: %s: %s events/s", round+1, d.opts.rounds, all[i].name, report.Count(uint64(got.rate())))
 		}
 	}
 	return rounds, nil
 }
 
-// drain lets who take the events from first to last, and checks that each came to one
-// member.
-func (d *duel) drain(ctx context.Context, who drainer, first, last uint64) (got drained, err error) {
-	cpu, err := usage.CPU(who.pid)
-	if err != nil {
-		return got, err
-	}
-	natsCPU, err := usage.CPU(d.nats.PID())
-	if err != nil {
-		return got, err
-	}
-	start := time.Now()
-	if err := who.open(); err != nil {
-		return got, err
-	}
-	defer func() { err = errors.Join(err, who.close()) }()
-	acknowledged, err := d.acknowledged(ctx, who.consumer)
-	seen, seenErr := who.seen()
-	if err = errors.Join(err, seenErr); err != nil {
-		return got, fmt.Errorf("%d events came: %w", seen.Events, err)
-	}
-	if err := exactlyOnce(seen, first, last); err != nil {
-		return got, err
-	}
-	got = drained{seen: seen, took: acknowledged.Sub(seen.First), whole: acknowledged.Sub(start)}
-	for _, p := range []struct {
-		pid    int
-		before time.Duration
-		used   *time.Duration
-	}{{who.pid, cpu, &got.cpu}, {d.nats.PID(), natsCPU, &got.natsCPU}} {
-		after, err := usage.CPU(p.pid)
-		if err != nil {
-			return got, err
-		}
-		*p.used = after - p.before
-	}
-	for _, pid := range who.clients() {
-		used, err := usage.CPU(pid)
-		if err != nil {
-			return got, err
-		}
-		got.clients += used
-	}
-	return got, nil
-}
-
-// exactlyOnce is an error unless the events from first to last have come once, and
-// nothing else.
-func exactlyOnce(seen drain.Snapshot, first, last uint64) error {
-	if err := seen.Fault(); err != nil {
-		return err
-	}
-	events := last - first + 1
-	if came := seen.Numbers.Len(first, last); came != events || seen.Events != events {
-		return fmt.Errorf("%d of %d events came, in %d messages", came, events, seen.Events)
-	}
-	if seen.Others > 0 || seen.Open != seen.Sockets || seen.LostPongs > 0 {
-		return fmt.Errorf("%d unexpected messages, %d members open of %d, %d Pongs lost", seen.Others, seen.Open, seen.Sockets, seen.LostPongs)
-	}
-	return nil
-}
-
-// acknowledged waits until nothing is left for consumer, and gives the time.
-func (d *duel) acknowledged(ctx context.Context, consumer string) (time.Time, error) {
-	return d.await(ctx, consumer, func(info *jetstream.ConsumerInfo) bool {
-		return info.NumPending == 0 && info.NumAckPending == 0
-	})
-}
-
-// abandoned waits until nobody subscribes to consumer.
-func (d *duel) abandoned(ctx context.Context, consumer string) error {
-	_, err := d.await(ctx, consumer, func(info *jetstream.ConsumerInfo) bool { return !info.PushBound })
-	return err
-}
-
-func (d *duel) await(ctx context.Context, consumer string, until func(*jetstream.ConsumerInfo) bool) (time.Time, error) {
-	ctx, cancel := context.WithTimeout(ctx, groupPatience)
-	defer cancel()
-	c, err := d.js.PushConsumer(ctx, d.names, consumer)
-	for err == nil {
-		var info *jetstream.ConsumerInfo
-		if info, err = c.Info(ctx); err != nil {
-			break
-		}
-		if until(info) {
-			return time.Now(), nil
-		}
-		if err = pause(ctx, pollAcknowledged); err != nil {
-			err = fmt.Errorf("%w: %d wait, %d are not acknowledged", err, info.NumPending, info.NumAckPending)
-		}
-	}
-	return time.Time{}, fmt.Errorf("watch consumer %s: %w", consumer, err)
-}
-
-func (d *duel) close() error {
-	var err error
-	if d.peer != nil {
-		err = d.peer.Stop()
-	}
-	return errors.Join(err, d.stage.close())
-}
-
-func rowSevenResults(o options, both [2]drainer, rounds [2][]drained, cfg jetstream.ConsumerConfig) report.Row {
+func rowSevenResults(o options, all []drainer, rounds [][]drained, cfg jetstream.ConsumerConfig) report.Row {
 	row := report.Row{
 		Title: "7. Events per second through a group",
-		What: fmt.Sprintf("%d events of %d bytes are published while nobody is there, then %d members come and take them; then the other contestant takes the same events "+
+		What: fmt.Sprintf("%d events of %d bytes are published while nobody is there, then %d members come and take them; then the other contestants take the same events, each "+
 			"by a consumer of its own. *Canopy*: the members are sockets of one group on one edge, which answer Pings. *Bare consumer*: %d queue subscriptions of nats.go in one process, "+
 			"which acknowledge each message and do nothing else; their consumer has the same configuration (explicit acknowledgements, at most %d outstanding). "+
+			"*NATS by WebSocket*: the same, but each with a connection of its own to NATS's own WebSocket listener, where clients speak NATS's protocol. "+
 			"The time is from the first event read by a member until JetStream knows everything acknowledged.",
 			o.group.events, o.size, o.group.members, o.group.members, cfg.MaxAckPending),
-		Shows: []string{"Every event came to exactly one member, in both, and none was delivered a second time."},
+		Shows: []string{"Every event came to exactly one member, in all of them, and none was delivered a second time."},
 	}
 	values := func(i int, figure func(drained) float64) (list []float64) {
 		for _, r := range rounds[i] {
@@ -298,25 +205,29 @@ func rowSevenResults(o options, both [2]drainer, rounds [2][]drained, cfg jetstr
 		}
 		return list
 	}
-	ratio := values(0, drained.rate)
-	for i, by := range values(1, drained.rate) {
-		ratio[i] /= by
+	for i, peer := range all[1:] {
+		ratio := values(0, drained.rate)
+		for round, by := range values(i+1, drained.rate) {
+			ratio[round] /= by
+		}
+		r := report.Result{Name: "ratio: Canopy to " + peer.name, Values: ratio, Digits: 2}
+		if i == 0 {
+			r.Goal = &report.Goal{AtLeast: true, Value: goalGroup}
+		}
+		row.Results = append(row.Results, r)
 	}
-	row.Results = append(row.Results, report.Result{
-		Name: "ratio: Canopy to bare consumer", Values: ratio, Digits: 2, Goal: &report.Goal{AtLeast: true, Value: goalGroup},
-	})
 	each := func(d time.Duration, events uint64) float64 { return float64(d.Microseconds()) / float64(events) }
-	for i, c := range both {
+	for i, c := range all {
 		row.Results = append(row.Results,
 			report.Result{Name: c.name, Values: values(i, drained.rate), Unit: "events/s"},
 			report.Result{Name: c.name + ", CPU of its process per event", Values: values(i, func(r drained) float64 { return each(r.cpu, r.seen.Events) }), Unit: "µs", Digits: 2},
 			report.Result{Name: c.name + ", CPU of the clients' processes per event", Values: values(i, func(r drained) float64 { return each(r.clients, r.seen.Events) }), Unit: "µs", Digits: 2},
 			report.Result{Name: c.name + ", CPU of NATS per event", Values: values(i, func(r drained) float64 { return each(r.natsCPU, r.seen.Events) }), Unit: "µs", Digits: 2})
 	}
-	row.Pictures = []report.Picture{{Title: row.Title, Axis: "events/s", Bars: row.Pick(both[0].name, both[1].name)}}
+	row.Pictures = []report.Picture{{Title: row.Title, Axis: "events/s", Bars: row.Pick(all[0].name, all[1].name, all[2].name)}}
 	row.Head = []string{"round", "contestant", "events", "seconds", "seconds with opening", "events/s", "bytes received", "reads", "Pings answered", "CPU seconds", "CPU seconds of clients", "CPU seconds of NATS"}
 	for round := range rounds[0] {
-		for i, c := range both {
+		for i, c := range all {
 			r := rounds[i][round]
 			row.Raw = append(row.Raw, []string{
 				strconv.Itoa(round + 1), c.name, report.Count(r.seen.Events), fmt.Sprintf("%.3f", r.took.Seconds()), fmt.Sprintf("%.3f", r.whole.Seconds()),

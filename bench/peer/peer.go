@@ -1,5 +1,7 @@
 // Package peer is what a group stands beside in the bench: a process that takes events
 // from the same kind of consumer with nats.go, in the plainest way, and acknowledges each.
+// Its members share a connection, or each has one of its own, as clients of NATS's own
+// WebSocket listener have.
 package peer
 
 import (
@@ -25,6 +27,7 @@ type Config struct {
 	Deliver string `json:"deliver"` // the consumer's deliver subject
 	Queue   string `json:"queue"`   // and deliver group
 	Members int    `json:"members"` // queue subscriptions
+	Apart   bool   `json:"apart"`   // each has a connection of its own
 }
 
 type question struct {
@@ -80,10 +83,10 @@ func Serve(in io.Reader, out io.Writer) error {
 	})
 }
 
-// consumer is the subscriptions of one connection.
+// consumer is all subscriptions.
 type consumer struct {
-	nc      *nats.Conn
-	members []*member
+	connections []*nats.Conn
+	members     []*member
 }
 
 // member is one subscription, whose messages one goroutine takes.
@@ -94,23 +97,31 @@ type member struct {
 	seen    drain.Snapshot
 }
 
-func open(cfg Config) (*consumer, error) {
-	nc, err := nats.Connect(cfg.NATS, nats.Name("canopy-bench peer"))
-	if err != nil {
-		return nil, fmt.Errorf("connect to NATS: %w", err)
-	}
-	c := &consumer{nc: nc}
-	for range cfg.Members {
-		m := &member{seen: drain.Snapshot{Sockets: 1, Open: 1, Numbers: &drain.Numbers{}}}
-		if _, err := nc.QueueSubscribe(cfg.Deliver, cfg.Queue, m.take); err != nil {
+func open(cfg Config) (c *consumer, err error) {
+	c = &consumer{}
+	defer func() {
+		if err != nil {
 			c.close()
+		}
+	}()
+	for i := range cfg.Members {
+		if i == 0 || cfg.Apart {
+			nc, err := nats.Connect(cfg.NATS, nats.Name("canopy-bench peer"))
+			if err != nil {
+				return nil, fmt.Errorf("connect to NATS: %w", err)
+			}
+			c.connections = append(c.connections, nc)
+		}
+		m := &member{seen: drain.Snapshot{Sockets: 1, Open: 1, Numbers: &drain.Numbers{}}}
+		if _, err := c.connections[len(c.connections)-1].QueueSubscribe(cfg.Deliver, cfg.Queue, m.take); err != nil {
 			return nil, fmt.Errorf("subscribe to %s: %w", cfg.Deliver, err)
 		}
 		c.members = append(c.members, m)
 	}
-	if err := nc.FlushTimeout(patience); err != nil {
-		c.close()
-		return nil, fmt.Errorf("subscribe to %s: %w", cfg.Deliver, err)
+	for _, nc := range c.connections {
+		if err := nc.FlushTimeout(patience); err != nil {
+			return nil, fmt.Errorf("subscribe to %s: %w", cfg.Deliver, err)
+		}
 	}
 	return c, nil
 }
@@ -159,7 +170,10 @@ func (c *consumer) snapshot() (all drain.Snapshot) {
 }
 
 func (c *consumer) close() {
-	if c != nil {
-		c.nc.Close()
+	if c == nil {
+		return
+	}
+	for _, nc := range c.connections {
+		nc.Close()
 	}
 }

@@ -19,12 +19,12 @@ import (
 )
 
 const (
-	scaleWidth   = 14 * vg.Centimeter // beside which stand the names
-	barHeight    = 0.9 * vg.Centimeter
-	frameHeight  = 3 * vg.Centimeter // title and axis
-	rightMargin  = 1.5 * vg.Centimeter
-	barWidth     = 0.5 * vg.Centimeter
-	spreadWidth  = 0.05 * vg.Centimeter
+	scaleWidth  = 14 * vg.Centimeter // beside which stand the names
+	barHeight   = 0.9 * vg.Centimeter
+	frameHeight = 3 * vg.Centimeter // title and axis
+	rightMargin = 1.5 * vg.Centimeter
+	barWidth    = 0.5 * vg.Centimeter
+	spreadWidth = 0.05 * vg.Centimeter
 
 	// Texts are measured with a font that the reader may not have; then comes another
 	// one, which is up to so much wider.

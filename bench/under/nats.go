@@ -25,6 +25,12 @@ type natsQuestion struct {
 	Store string `json:"store,omitempty"` // folder for streams
 }
 
+// natsURLs are where a NATS server is reached.
+type natsURLs struct {
+	Client    string `json:"client"`
+	WebSocket string `json:"websocket"` // of its own listener, which speaks NATS' protocol inside
+}
+
 // NATSCounts is what a NATS server says about those who are connected to it.
 type NATSCounts struct {
 	Connections   int    `json:"connections"`    // at the moment
@@ -55,6 +61,7 @@ func ServeNATS(in io.Reader, out io.Writer) error {
 			Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: q.Store,
 			NoSigs: true, NoLog: true, MaxPayload: 8 << 20, MaxPending: 256 << 20,
 			PingInterval: 10 * time.Second, MaxPingsOut: 2,
+			Websocket: server.WebsocketOpts{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoTLS: true},
 		})
 		if err != nil {
 			return nil, fmt.Errorf("make server: %w", err)
@@ -64,7 +71,7 @@ func ServeNATS(in io.Reader, out io.Writer) error {
 		if !s.ReadyForConnections(natsPatience) {
 			return nil, fmt.Errorf("server is not ready after %s", natsPatience)
 		}
-		return s.ClientURL(), nil
+		return natsURLs{s.ClientURL(), s.WebsocketURL()}, nil
 	})
 }
 
@@ -79,7 +86,7 @@ func counts(s *server.Server) (NATSCounts, error) {
 // NATS is a running NATS server. Its methods may be called from any goroutine.
 type NATS struct {
 	process *child.Process
-	url     string
+	urls    natsURLs
 }
 
 // StartNATS starts a server that stores its streams in the folder store. The program
@@ -90,14 +97,17 @@ func StartNATS(store string) (*NATS, error) {
 		return nil, err
 	}
 	n := &NATS{process: p}
-	if err := p.Ask(natsQuestion{Do: "start", Store: store}, &n.url); err != nil {
+	if err := p.Ask(natsQuestion{Do: "start", Store: store}, &n.urls); err != nil {
 		return nil, errors.Join(err, p.Stop())
 	}
 	return n, nil
 }
 
 // URL is where clients connect.
-func (n *NATS) URL() string { return n.url }
+func (n *NATS) URL() string { return n.urls.Client }
+
+// WebSocketURL is where clients connect by WebSocket.
+func (n *NATS) WebSocketURL() string { return n.urls.WebSocket }
 
 // PID is the process's number.
 func (n *NATS) PID() int { return n.process.PID() }
