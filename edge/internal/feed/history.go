@@ -213,8 +213,11 @@ func (h *history) batch(ctx context.Context, shard int, query batchQuery, visit 
 	for {
 		msg, err := sub.NextMsgWithContext(timed)
 		stuck.Reset(requestTimeout)
-		if err != nil && lastSeen > 0 && ctx.Err() == nil && timed.Err() != nil {
-			return nil // the rest is asked for again
+		if err != nil && ctx.Err() == nil && timed.Err() != nil {
+			if lastSeen > 0 {
+				return nil // the rest is asked for again
+			}
+			err = nats.ErrTimeout
 		}
 		if err != nil {
 			return fmt.Errorf("read a batch from %s: %w", subject.Stream(shard), err)
