@@ -127,8 +127,13 @@ func TestCompressedMessagesCountByTheirSize(t *testing.T) {
 		t.Errorf("it counts twice: %d", n)
 	}
 	// One alone is never too much, and many are.
-	if r.over(1, 41, 10) || r.over(1, 41, 10) || !r.over(1, 41, 10) || r.over(2, 41, 10) {
-		t.Error("of ten frames a second two of any size may come, and three not")
+	for i, too := range []bool{false, false, true} {
+		if r.over(1, 41, 10) != too {
+			t.Errorf("of ten frames a second: number %d of any size is too much: %v", i+1, !too)
+		}
+	}
+	if r.over(2, 41, 10) {
+		t.Error("the next second does not begin anew")
 	}
 }
 
