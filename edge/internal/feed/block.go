@@ -113,7 +113,7 @@ func (b *block) start(i int) int {
 
 // readBlock reads from the stream what comes behind a place that the feed has passed.
 func (f *Feed) readBlock(ctx context.Context, after event.Cursor) (*block, error) {
-	head := f.newest()
+	head := f.end(after)
 	if head.Log != after.Log {
 		return nil, errOtherLog
 	}
@@ -148,6 +148,16 @@ func (f *Feed) readBlock(ctx context.Context, after event.Cursor) (*block, error
 	forgotten, err := f.forgotten(ctx, after)
 	b.sound = max(b.sound, forgotten)
 	return b, err
+}
+
+// end is how far a read behind a place has to go: to the newest event, if that is behind it.
+func (f *Feed) end(after event.Cursor) event.Cursor {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if after.Sequence < f.chain.head {
+		return event.Cursor{Log: f.log(), Sequence: f.chain.head}
+	}
+	return event.Cursor{Log: f.log(), Sequence: f.chain.known()}
 }
 
 // pause leaves a stream's writes, which wait for every batch that is sought, some time.

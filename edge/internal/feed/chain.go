@@ -93,6 +93,16 @@ func (c *chain) drain() (m message, ok bool) {
 	return message{}, false
 }
 
+// known is the sequence up to which it is known what there is, and all of that is in order:
+// behind head there is nothing up to here.
+func (c *chain) known() uint64 {
+	known := max(c.head, c.verified)
+	if len(c.waiting) > 0 {
+		known = min(known, max(c.head, c.waiting[0].sequence-1))
+	}
+	return known
+}
+
 // skip notes that the stream holds nothing more up to sequence.
 func (c *chain) skip(sequence uint64) { c.verified = max(c.verified, sequence) }
 

@@ -138,7 +138,11 @@ func (p *replayer) catchUpTo(ctx context.Context, r *Reader, c event.Cursor) err
 		p.newest = word
 	}
 	last := p.newest.last
-	c.Sequence = min(c.Sequence, last.Sequence) // what follows is behind c, since the stream ended behind it before
+	had := uint64(0)
+	if n := f.newest(); n.Log == c.Log {
+		had = n.Sequence
+	}
+	c.Sequence = min(c.Sequence, max(last.Sequence, had)) // what follows is behind c, since the stream ended behind it before
 	r.place(c)
 	r.entry = entered
 	f.mu.Lock()

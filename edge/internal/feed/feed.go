@@ -85,17 +85,21 @@ func (f *Feed) open(ctx context.Context) error {
 	if err := f.hub.nc.FlushWithContext(ctx); err != nil {
 		return err
 	}
-	last, err := f.last(ctx)
+	word, _, err := f.lastThrough(ctx, time.Now()) // what is stored behind that comes over sub
 	if err != nil {
 		return err
 	}
+	last := word.last
 	if last.Log != f.hub.logOf(f.shard) {
 		f.hub.remade(f.shard, last.Log) // nobody has noticed: it had no open feeds
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.logID.Store(uint64(last.Log)) // with the head: resume must not begin at 0
-	f.chain.head, f.chain.verified = last.Sequence, last.Sequence
+	f.chain.head, f.chain.verified = last.Sequence, word.through
+	if last.Sequence == 0 { // what there may have been is forgotten
+		last.Sequence = word.through
+	}
 	f.ring.begin(last)
 	f.lookSoon()
 	f.drain()
@@ -125,6 +129,9 @@ func (f *Feed) attach(r *Reader, s Socket, filter Filter, at begin) {
 	ok := at.now
 	if at.now {
 		at.cursor = event.Cursor{Log: f.log(), Sequence: f.chain.head}
+		if f.chain.head == 0 {
+			at.cursor.Sequence = f.chain.known()
+		}
 		pos = t.position(t.ring.view().head)
 	} else if at.entry != entryForgotten {
 		pos, ok = f.locate(t, at.cursor)
@@ -144,7 +151,7 @@ func (f *Feed) attach(r *Reader, s Socket, filter Filter, at begin) {
 // locate gives the position in t behind the place c, if the ring and t have every event
 // from there on. mu is held.
 func (f *Feed) locate(t *track, c event.Cursor) (pos uint64, ok bool) {
-	if c.Log == f.log() && c.Sequence > f.chain.head {
+	if c.Log == f.log() && c.Sequence > f.chain.known() {
 		return 0, false // still to come, or nobody knows
 	}
 	pos, ok = t.ring.locate(c)

@@ -182,17 +182,42 @@ func (h *history) ask(ctx context.Context, shard int, query map[string]any, sure
 // last is the place of the application's newest event in the stream as it is now, with
 // sequence 0 if there is none. The leader who says so has all that the feed has had.
 func (f *Feed) last(ctx context.Context) (event.Cursor, error) {
+	c, _, err := f.lastBy(ctx)
+	return c, err
+}
+
+// lastBy gives last, and what its leader has said about itself after that.
+func (f *Feed) lastBy(ctx context.Context) (c event.Cursor, by leader, err error) {
 	had := f.newest()
-	var c event.Cursor
-	err := f.request(ctx, func(h *history) error {
-		sequence, by, err := h.last(ctx, f.shard, f.application)
+	err = f.request(ctx, func(h *history) error {
+		var sequence uint64
+		sequence, by, err = h.last(ctx, f.shard, f.application)
 		if err == nil && by.log == had.Log && by.last < had.Sequence {
 			err = errBehind
 		}
 		c = event.Cursor{Log: by.log, Sequence: sequence}
 		return err
 	})
-	return c, err
+	return c, by, err
+}
+
+// lastThrough gives what lastBy does, with the sequence up to which the stream had come
+// before, at that time or later.
+func (f *Feed) lastThrough(ctx context.Context, since time.Time) (w lastWord, by leader, err error) {
+	var before leader
+	err = f.request(ctx, func(h *history) (err error) {
+		before, err = h.lead(ctx, f.shard, since)
+		return err
+	})
+	if err != nil {
+		return w, by, err
+	}
+	w.last, by, err = f.lastBy(ctx)
+	w.through = w.last.Sequence
+	if before.log == w.last.Log {
+		w.through = max(w.through, before.last)
+	}
+	return w, by, err
 }
 
 // reaches makes sure that the stream's leader leads and has a place of the log, so that what

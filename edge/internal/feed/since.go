@@ -98,11 +98,12 @@ func (f *Feed) find(ctx context.Context, since Since) (begin, error) {
 	}
 }
 
-// newest is the newest event that the feed has had in order.
+// newest is the place up to which the feed has had all events in order: that of its newest
+// one, or one behind it where the stream has none.
 func (f *Feed) newest() event.Cursor {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return event.Cursor{Log: f.log(), Sequence: f.chain.head}
+	return event.Cursor{Log: f.log(), Sequence: f.chain.known()}
 }
 
 func (f *Feed) findEarliest(ctx context.Context) (begin, error) {
@@ -119,6 +120,7 @@ func (f *Feed) findEarliest(ctx context.Context) (begin, error) {
 func (f *Feed) findTime(ctx context.Context, at time.Time) (begin, error) {
 	// First, since what comes between the questions is later than both; and the leader's
 	// word, since what the feed has not had yet may be older than that time.
+	known := f.newest()
 	last, err := f.last(ctx)
 	if err != nil {
 		return begin{}, err
@@ -129,6 +131,10 @@ func (f *Feed) findTime(ctx context.Context, at time.Time) (begin, error) {
 		first, err = h.firstSince(ctx, f.shard, f.application, at)
 		return err
 	})
+	if errors.Is(err, errNone) && last.Sequence == 0 {
+		b.cursor = known // there is nothing, or all of it is forgotten
+		return f.keptSince(ctx, b, at)
+	}
 	if errors.Is(err, errNone) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
@@ -148,6 +154,12 @@ func (f *Feed) findTime(ctx context.Context, at time.Time) (begin, error) {
 	if err != nil && !errors.Is(err, errNone) {
 		return begin{}, err
 	}
+	return f.keptSince(ctx, b, at)
+}
+
+// keptSince notes in b whether events that were stored at that time or later may have been
+// forgotten.
+func (f *Feed) keptSince(ctx context.Context, b begin, at time.Time) (begin, error) {
 	s, err := f.state(ctx)
 	if err != nil {
 		return begin{}, err

@@ -88,7 +88,7 @@ func (f *Feed) lookSoon() {
 // for a moment, something was lost.
 func (f *Feed) look(ctx context.Context) {
 	before := f.newest()
-	last, err := f.last(ctx)
+	word, by, err := f.lastThrough(ctx, time.Now().Add(-leadTime))
 	f.hub.stats.looks.Inc() // now, so that who has seen it rise knows that the look is over
 	if err != nil {
 		f.hub.zap.Debug("leader does not answer", zap.String("application", f.application), zap.Error(err))
@@ -97,11 +97,13 @@ func (f *Feed) look(ctx context.Context) {
 		f.mu.Unlock()
 		return
 	}
+	last := word.last
 	if last.Log != before.Log {
 		f.hub.suspect(f.shard)
 		return
 	}
 	if last.Sequence <= before.Sequence { // less if its events have expired
+		f.nothingUpTo(word.through, by)
 		return
 	}
 	select {
@@ -113,6 +115,17 @@ func (f *Feed) look(ctx context.Context) {
 	defer f.mu.Unlock()
 	if !f.closed && f.log() == before.Log {
 		f.expect(last.Sequence)
+	}
+}
+
+// nothingUpTo notes that the stream has no event up to sequence that the feed has not had,
+// and by, who said so, has forgotten none: so a pause that lasts longer than events are kept
+// is not taken for a loss.
+func (f *Feed) nothingUpTo(sequence uint64, by leader) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.chain.held && f.log() == by.log && by.first <= f.chain.known()+1 {
+		f.chain.skip(sequence)
 	}
 }
 
