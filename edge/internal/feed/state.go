@@ -19,6 +19,7 @@ type streamState struct {
 	leader
 	shards    int
 	firstTime time.Time // when first was stored
+	lastTime  time.Time // when last was stored, which may be forgotten
 	count     int64     // the application's events
 	most      int64     // that the stream keeps of each application; not positive: any number
 	former    stream.FormerLimit
@@ -32,7 +33,19 @@ func (s streamState) keeps(after uint64) bool {
 
 // keepsSince says the same of what was stored at that time or later.
 func (s streamState) keepsSince(at time.Time) bool {
-	return (s.first <= 1 || !s.firstTime.After(at)) && s.keepsAll() && (s.keptAll() || at.After(s.former.Time))
+	return s.holdsSince(at) && s.keepsAll() && (s.keptAll() || at.After(s.former.Time))
+}
+
+// holdsSince says the same, but for limits of single applications.
+func (s streamState) holdsSince(at time.Time) bool {
+	switch {
+	case s.first <= 1:
+		return true
+	case s.first > s.last: // it is empty
+		return !s.lastTime.IsZero() && s.lastTime.Before(at)
+	default:
+		return !s.firstTime.After(at)
+	}
 }
 
 // keepsAll says whether the application is below its limit: only who has reached it has
@@ -71,6 +84,7 @@ func (h *history) info(ctx context.Context, shard int, application string) (stre
 			First     uint64           `json:"first_seq"`
 			FirstTime time.Time        `json:"first_ts"`
 			Last      uint64           `json:"last_seq"`
+			LastTime  time.Time        `json:"last_ts"`
 			Deleted   uint64           `json:"num_deleted"` // between the two
 			Subjects  map[string]int64 `json:"subjects"`
 		} `json:"state"`
@@ -101,8 +115,8 @@ func (h *history) info(ctx context.Context, shard int, application string) (stre
 	}
 	return streamState{
 		leader: by, shards: shards,
-		firstTime: info.State.FirstTime,
-		count:     info.State.Subjects[subject.In(shard, application)], most: info.Config.MaxMsgsPerSubject,
+		firstTime: info.State.FirstTime, lastTime: info.State.LastTime,
+		count: info.State.Subjects[subject.In(shard, application)], most: info.Config.MaxMsgsPerSubject,
 		former: stream.FormerLimitOf(info.Config.Metadata),
 	}, nil
 }
