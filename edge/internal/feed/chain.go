@@ -35,7 +35,7 @@ func (c *chain) live(m message) (next bool) {
 	case c.held:
 		c.wait(m)
 		return false
-	case m.previous == c.head || c.verified+1 >= m.sequence:
+	case c.next(m):
 		c.head = m.sequence
 		return true
 	default:
@@ -43,6 +43,11 @@ func (c *chain) live(m message) (next bool) {
 		c.wait(m)
 		return false
 	}
+}
+
+// next says whether a message that is newer than head is the next one, and may be taken.
+func (c *chain) next(m message) bool {
+	return !c.held && (m.previous == c.head || c.verified+1 >= m.sequence)
 }
 
 // wait keeps m, if there is room and it is newer than what waits already: of messages that

@@ -198,15 +198,16 @@ func (f *Feed) receive(msg *nats.Msg) {
 		}
 		return
 	}
-	if f.take(m) {
+	if f.take(m, msg.Header.Get("Nats-Time-Stamp")) {
 		// A new leader repeats messages; so does, as it were, a stream that was deleted
 		// and made again, which nothing else tells.
 		f.hub.suspect(f.shard)
 	}
 }
 
-// take puts m into the order, and says whether its sequence came again.
-func (f *Feed) take(m message) (again bool) {
+// take puts m, which was stored at that time, into the order, and says whether its sequence
+// came again.
+func (f *Feed) take(m message, stored string) (again bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.closed {
@@ -214,6 +215,15 @@ func (f *Feed) take(m message) (again bool) {
 	}
 	if m.sequence <= f.chain.head {
 		return f.isOpen()
+	}
+	if f.isOpen() && !f.chain.next(m) && olderThan(f.log(), stored) {
+		// It was on its way while the stream was made anew, most likely, and its sequence
+		// says nothing. But the clocks of servers differ, so the leader decides.
+		f.ask = true
+		if !f.chain.held {
+			f.hole()
+		}
+		return false
 	}
 	held := f.chain.held
 	if f.chain.live(m) {
@@ -225,6 +235,12 @@ func (f *Feed) take(m message) (again bool) {
 		f.startRepair()
 	}
 	return false
+}
+
+// olderThan says whether what was stored at that time came before the log was made.
+func olderThan(log event.Log, stored string) bool {
+	at, err := time.Parse(time.RFC3339Nano, stored)
+	return err == nil && event.LogOf(at) < log
 }
 
 // isOpen says whether open has found out where "now" is. mu is held.

@@ -3,8 +3,12 @@ package feed
 import (
 	"bytes"
 	"encoding/json"
+	"slices"
 	"sync/atomic"
 	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"canopy/shared/event"
 	"canopy/shared/natstest"
@@ -101,6 +105,41 @@ func TestTheGapOfAStreamMadeAnewSaysWhereEventsGoOn(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestWhatIsLeftOfAnOldLogHoldsNoFeedUp(t *testing.T) {
+	h, js, _ := startHub(t, roomy, nil, nil)
+	s := attach(t, h, Filter{}, Since{})
+	publish(t, js, 1, 5)
+	expect(t, s, 1, 5, 1)
+	late := nats.NewMsg(subject.Events(0, "app")) // as if it had waited in the NATS client meanwhile
+	late.Data = []byte(`{"n":900}`)
+	late.Header.Set("Nats-Sequence", "900")
+	late.Header.Set("Nats-Last-Sequence", "899")
+	late.Header.Set("Nats-Time-Stamp", time.Now().UTC().Format(time.RFC3339Nano))
+	if err := js.DeleteStream(t.Context(), subject.Stream(0)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateStream(t.Context(), natstest.StreamConfig(0, 1)); err != nil {
+		t.Fatal(err)
+	}
+	log := fill(t, js, 0)
+	h.Reconnected()
+	f := h.feeds["app"]
+	await(t, "the feed is in the new log", func() bool { return f.newest().Log == log })
+	f.receive(late)
+	publish(t, js, 6, 10)
+	await(t, "the feed is live again", func() bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return !f.chain.held
+	})
+	s.until(t, "a gap and the new events", func() bool { return s.whole() >= 5+1+5 })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if list := numbersOf(t, s.got.Bytes()); !slices.Equal(list, []int{1, 2, 3, 4, 5, 0, 6, 7, 8, 9, 10}) {
+		t.Errorf("got %v, want 0 for the gap", list)
 	}
 }
 
