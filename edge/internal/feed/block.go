@@ -124,7 +124,7 @@ func (f *Feed) readBlock(ctx context.Context, after event.Cursor) (*block, error
 		began := time.Now()
 		err := f.request(ctx, func(h *history) (err error) {
 			f.hub.stats.replayReads.Inc()
-			list, err = h.next(ctx, f.shard, f.application, from, at)
+			list, err = h.next(ctx, f.shard, f.application, event.Cursor{Log: after.Log, Sequence: from}, at)
 			return err
 		})
 		if errors.Is(err, errNone) {

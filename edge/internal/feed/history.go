@@ -96,17 +96,20 @@ func anchorAfter(list []message, from event.Cursor) anchor {
 	return anchor{from.Log, last.sequence, (last.sequence-from.Sequence)/uint64(len(list)) < denseSpan}
 }
 
-// next gives application's events from sequence from on, in order: one, or more if there
-// is an anchor before. It gives errNone if the leader has none.
-func (h *history) next(ctx context.Context, shard int, application string, from uint64, at anchor) ([]message, error) {
-	if at.sequence > 0 && at.sequence < from {
-		list, err := h.behind(ctx, shard, application, from, at)
+// next gives application's events from a place on, in order: one, or more if there is an
+// anchor before. It gives errNone if the leader has none, errOtherLog if it has another log.
+func (h *history) next(ctx context.Context, shard int, application string, from event.Cursor, at anchor) ([]message, error) {
+	if at.sequence > 0 && at.sequence < from.Sequence {
+		list, err := h.behind(ctx, shard, application, from.Sequence, at)
 		if err != nil || len(list) > 0 {
 			return list, err
 		}
 	}
-	query := map[string]any{"seq": from, "next_by_subj": subject.In(shard, application)}
-	m, _, err := h.ask(ctx, shard, query, false)
+	query := map[string]any{"seq": from.Sequence, "next_by_subj": subject.In(shard, application)}
+	m, by, err := h.ask(ctx, shard, query, false)
+	if by.log != from.Log && (err == nil || errors.Is(err, errNone)) {
+		return nil, errOtherLog
+	}
 	if err != nil {
 		return nil, err
 	}

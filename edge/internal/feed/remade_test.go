@@ -3,6 +3,7 @@ package feed
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -141,6 +142,29 @@ func TestWhatIsLeftOfAnOldLogHoldsNoFeedUp(t *testing.T) {
 	if list := numbersOf(t, s.got.Bytes()); !slices.Equal(list, []int{1, 2, 3, 4, 5, 0, 6, 7, 8, 9, 10}) {
 		t.Errorf("got %v, want 0 for the gap", list)
 	}
+}
+
+func TestEventsOfAnotherLogAreNotReadAsThoseOfAFeed(t *testing.T) {
+	var deaf atomic.Bool
+	h, js, proxy := startDeafHub(t, &deaf)
+	s := attach(t, h, Filter{}, Since{})
+	publish(t, js, 1, 5)
+	expect(t, s, 1, 5, 1)
+	f := h.feeds["app"]
+	old := f.newest()
+	deaf.Store(true)
+	if err := js.DeleteStream(t.Context(), subject.Stream(0)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateStream(t.Context(), natstest.StreamConfig(0, 1)); err != nil {
+		t.Fatal(err)
+	}
+	publish(t, js, 11, 16)
+	await(t, "the new events are lost", func() bool { return proxy.Dropped() >= 6 })
+	await(t, "that is another log", func() bool {
+		_, err := f.nextOf(t.Context(), event.Cursor{Log: old.Log, Sequence: old.Sequence + 1}, anchor{})
+		return errors.Is(err, errOtherLog)
+	})
 }
 
 func TestASocketThatComesToAnotherLogIsNotToldOfTheOldOne(t *testing.T) {

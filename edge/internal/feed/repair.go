@@ -88,6 +88,9 @@ func (f *Feed) readOn(ctx context.Context, proof *proof) error {
 			}
 			continue
 		}
+		if errors.Is(err, errOtherLog) {
+			f.hub.suspect(f.shard)
+		}
 		if err != nil {
 			return err
 		}
