@@ -179,7 +179,7 @@ func (a *Authenticator) verifyKey(ctx context.Context, user, key string, from ne
 		if !attempt.book() {
 			return Principal{}, &TooMany{RetryAfter: attempt.wait}
 		}
-		if wait := a.guard.names.Book(user); wait > 0 {
+		if wait := attempt.bookName(); wait > 0 {
 			return Principal{}, &TooMany{RetryAfter: wait, Everywhere: true}
 		}
 		return Principal{}, fmt.Errorf("verify API key: %w", err)

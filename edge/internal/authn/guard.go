@@ -1,6 +1,7 @@
 package authn
 
 import (
+	"crypto/sha256"
 	"net/netip"
 	"time"
 
@@ -47,26 +48,30 @@ func (e *TooMany) Error() string {
 type keyGuard struct {
 	users     *guard.Guard[userAt]
 	addresses *guard.Guard[netip.Addr]
-	names     *guard.Guard[string]
+	names     *guard.Guard[nameHash]
 }
+
+// nameHash stands for a user's name. Whoever is wrong may choose names as long as a header:
+// they, and the key that came in the same text, are not kept.
+type nameHash [sha256.Size]byte
 
 // userAt is a name that was given at an address.
 type userAt struct {
 	address netip.Addr
-	user    string
+	user    nameHash
 }
 
 func newKeyGuard(now func() time.Time) *keyGuard {
 	return &keyGuard{
 		users:     guard.New[userAt](userBurst, userInterval, now),
 		addresses: guard.New[netip.Addr](addressBurst, addressInterval, now),
-		names:     guard.New[string](nameBurst, nameInterval, now),
+		names:     guard.New[nameHash](nameBurst, nameInterval, now),
 	}
 }
 
 // attempt is one sign-in, for one goroutine.
 func (g *keyGuard) attempt(from netip.Addr, user string) *attempt {
-	return &attempt{guard: g, at: userAt{from, user}}
+	return &attempt{guard: g, at: userAt{from, sha256.Sum256([]byte(user))}}
 }
 
 // attempt is a sign-in with an API key.
@@ -93,6 +98,10 @@ func (a *attempt) book() bool {
 	a.booked = true
 	return true
 }
+
+// bookName books a failure of the name over all addresses, and returns how long that has to
+// wait.
+func (a *attempt) bookName() time.Duration { return a.guard.names.Book(a.at.user) }
 
 // giveBack says that the attempt did not fail.
 func (a *attempt) giveBack() {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -217,4 +219,39 @@ func TestWrongKeysOfOneUserFromManyAddressesAreHeldBackAndNeverARightOne(t *test
 	if err := try(30_004, "alice", "wrong"); !errors.As(err, &tooMany) {
 		t.Errorf("two more failures after the wait: %v", err)
 	}
+}
+
+func TestWrongKeysOfLongUserNamesHoldNoMemory(t *testing.T) {
+	const attempts, length, most = 4000, 20 << 10, 8 << 20
+	a, err := New(config.OAuth{}, &remote{}, zap.NewNop(), prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	heap := func() int64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	before, refused := heap(), 0
+	for n := range attempts {
+		// One half from an address each, the other half from one that has no attempt left.
+		from := netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)})
+		if n%2 == 0 {
+			from = netip.MustParseAddr("192.0.2.1")
+		}
+		user := strconv.Itoa(n) + strings.Repeat("x", length)
+		if _, err := a.Authenticate(t.Context(), NewKey(user, "wrong"), from); errors.As(err, new(*TooMany)) {
+			refused++
+		} else if !errors.Is(err, ErrForbidden) {
+			t.Fatalf("attempt %d: %v", n, err)
+		}
+	}
+	if refused < attempts/4 {
+		t.Fatalf("%d attempts met a limit, want %d at least", refused, attempts/4)
+	}
+	if held := heap() - before; held > most {
+		t.Errorf("%d attempts hold %d bytes, want %d at most", attempts, held, most)
+	}
+	runtime.KeepAlive(a)
 }

@@ -14,7 +14,8 @@ const remembered = 1 << 15
 // many attempts go on at a time, no more of them can fail than are allowed. Any goroutine
 // may use it.
 //
-// It keeps one moment for each key (GCRA): when all its failures will be forgotten.
+// It keeps one moment for each key (GCRA): when all its failures will be forgotten. What a
+// key holds is held for long: it should be of a fixed size.
 type Guard[K comparable] struct {
 	burst    time.Duration // how many intervals the failures in a row may take
 	interval time.Duration
@@ -56,15 +57,23 @@ func (g *Guard[K]) Book(k K) time.Duration {
 	return 0
 }
 
-// Return gives back what Book has booked: it was no failure.
+// Return gives back what Book has booked: it was no failure. A key that has no other is
+// forgotten, so that those who fail at nothing push out nobody who does.
 func (g *Guard[K]) Return(k K) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	now := g.now()
 	for _, half := range []map[K]time.Time{g.recent, g.older} {
-		if until, ok := half[k]; ok {
-			half[k] = until.Add(-g.interval)
-			return
+		until, ok := half[k]
+		if !ok {
+			continue
 		}
+		if until = until.Add(-g.interval); until.After(now) {
+			half[k] = until
+		} else {
+			delete(half, k)
+		}
+		return
 	}
 }
 

@@ -52,6 +52,24 @@ func TestReturnsOfKeysThatAreForgottenChangeNothing(t *testing.T) {
 	}
 }
 
+func TestWhatIsGivenBackIsNotRemembered(t *testing.T) {
+	now := time.Now()
+	g := New[int](2, time.Second, func() time.Time { return now })
+	for n := range 1000 {
+		g.Book(n)
+		g.Return(n)
+	}
+	if n := len(g.recent); n != 0 {
+		t.Errorf("%d keys are remembered that never failed", n)
+	}
+	g.Book(0)
+	g.Book(0)
+	g.Return(0)
+	if g.Book(0) != 0 || g.Book(0) == 0 {
+		t.Error("a failure is forgotten with another one that was given back")
+	}
+}
+
 func TestABoundedNumberOfKeysIsRemembered(t *testing.T) {
 	now := time.Now()
 	g := New[int](2, time.Hour, func() time.Time { return now })
