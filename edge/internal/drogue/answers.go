@@ -2,6 +2,7 @@ package drogue
 
 import (
 	"context"
+	"crypto/sha256"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -34,12 +35,16 @@ type answers[V any] struct {
 	now   func() time.Time
 
 	denies  func(V) bool // whether an answer says no
-	kept    *otter.Cache[string, kept[V]]
-	denials *otter.Cache[string, kept[V]]
+	kept    *otter.Cache[hash, kept[V]]
+	denials *otter.Cache[hash, kept[V]]
 
 	mu      sync.Mutex
 	flights map[flightKey]*flight[V]
 }
+
+// hash stands for a question: those who ask may choose names, and have roles, as long as a
+// header.
+type hash [sha256.Size]byte
 
 // kept is an answer, good until it has to be asked for again.
 type kept[V any] struct {
@@ -51,7 +56,7 @@ type kept[V any] struct {
 // flightKey tells calls apart that may be under way: no lane waits for one of another.
 type flightKey struct {
 	lane     lane
-	question string
+	question hash
 }
 
 // flight is a call under way.
@@ -62,10 +67,10 @@ type flight[V any] struct {
 }
 
 func newAnswers[V any](life context.Context, hold, stale time.Duration, denies func(V) bool) *answers[V] {
-	memory := func(most int) *otter.Cache[string, kept[V]] {
-		return otter.Must(&otter.Options[string, kept[V]]{
+	memory := func(most int) *otter.Cache[hash, kept[V]] {
+		return otter.Must(&otter.Options[hash, kept[V]]{
 			MaximumSize:      most,
-			ExpiryCalculator: otter.ExpiryWriting[string, kept[V]](hold + stale),
+			ExpiryCalculator: otter.ExpiryWriting[hash, kept[V]](hold + stale),
 		})
 	}
 	return &answers[V]{
@@ -81,7 +86,7 @@ func newAnswers[V any](life context.Context, hold, stale time.Duration, denies f
 // error is authn.ErrNotAsked if it is false. get returns when ctx ends, but load goes on
 // for others.
 func (a *answers[V]) get(ctx context.Context, question string, from lane, admit func() bool, load func(context.Context) (V, error)) (V, time.Time, error) {
-	had, under, err := a.begin(flightKey{from, question}, admit, load)
+	had, under, err := a.begin(flightKey{from, sha256.Sum256([]byte(question))}, admit, load)
 	if under == nil {
 		return had.value, had.asked, err
 	}
@@ -119,7 +124,7 @@ func (a *answers[V]) begin(key flightKey, admit func() bool, load func(context.C
 }
 
 // memory returns the answer that is kept. mu is held.
-func (a *answers[V]) memory(question string) (kept[V], bool) {
+func (a *answers[V]) memory(question hash) (kept[V], bool) {
 	if had, ok := a.kept.GetIfPresent(question); ok {
 		return had, true
 	}
@@ -150,7 +155,7 @@ func (a *answers[V]) fly(key flightKey, under *flight[V], load func(context.Cont
 }
 
 // keep remembers an answer, and forgets the one before. mu is held.
-func (a *answers[V]) keep(question string, answer kept[V]) {
+func (a *answers[V]) keep(question hash, answer kept[V]) {
 	to, other := a.kept, a.denials
 	if a.denies(answer.value) {
 		to, other = other, to

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"reflect"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -520,4 +521,28 @@ func TestDenialsPushOutNoOtherAnswers(t *testing.T) {
 	if loads != 0 {
 		t.Errorf("%d of %d answers were asked for again", loads, answers)
 	}
+}
+
+func TestAnswersToLongQuestionsHoldNoMemory(t *testing.T) {
+	const questions, length, most = 4000, 20 << 10, 8 << 20
+	a := newAnswers(t.Context(), time.Hour, time.Hour, func(yes bool) bool { return !yes })
+	heap := func() int64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	before := heap()
+	for n := range questions {
+		question := fmt.Sprint(n, strings.Repeat("x", length))
+		if _, _, err := a.get(t.Context(), question, strangers, nil, func(context.Context) (bool, error) {
+			return n%2 == 0, nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if held := heap() - before; held > most {
+		t.Errorf("%d answers hold %d bytes, want %d at most", questions, held, most)
+	}
+	runtime.KeepAlive(a)
 }
