@@ -213,6 +213,9 @@ func TestPrettyEventsCannotSteerTheTerminal(t *testing.T) {
 			Data: []byte(`{"n":[1,20000000000000000001]}`)},
 			"d by s c event.v1 application/json\n  {\n    \"n\": [\n      1,\n      20000000000000000001\n    ]\n  }\n  1-2\n"},
 		{client.Event{Device: "\x1b[2J", Data: []byte(`"a\nb\u001b[0m"`), Cursor: "c"}, "\\x1b[2J   \n  a\n  b\\x1b[0m\n  c\n"},
+		// JSON may hold every character above the space as it is, those of terminals too.
+		{client.Event{Device: "d", Data: []byte("{\"\u009b2J\":\"\u007f\u202e\U000e0001\xc3\xa9\u65e5 \x9b\"}"), Cursor: "c"},
+			"d   \n  {\n    \"\\u009b2J\": \"\\u007f\\u202e\\udb40\\udc01\u00e9\u65e5 \\ufffd\"\n  }\n  c\n"},
 		{client.Event{Device: "d", Binary: true, Data: []byte{0, 1, 2}, Cursor: "c"}, "d   \n  (3 bytes)\n  c\n"},
 		{client.Event{Cursor: "c", Gap: &client.Gap{Message: "m", After: "a", Before: "b"}}, "events may be missing: m\n  behind a, before b\n"},
 	} {

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"canopy/edge/client"
@@ -94,11 +95,11 @@ func (p *printer) data(e client.Event) {
 	case e.Binary && (!utf8.Valid(e.Data) || bytes.ContainsRune(e.Data, 0)):
 		fmt.Fprintf(&p.buffer, "  (%d bytes)\n", len(e.Data))
 	case !e.Binary && e.Data[0] != '"':
-		p.buffer.WriteString("  ")
-		if json.Indent(&p.buffer, e.Data, "  ", "  ") != nil {
-			p.buffer.Write(e.Data) // cannot be: it was read as JSON
+		var indented bytes.Buffer
+		if json.Indent(&indented, e.Data, "  ", "  ") != nil {
+			indented.Write(e.Data) // cannot be: it was read as JSON
 		}
-		p.buffer.WriteByte('\n')
+		p.buffer.WriteString("  " + cleanJSON(indented.String()) + "\n")
 	default:
 		for line := range strings.Lines(e.Text()) {
 			p.buffer.WriteString("  " + clean(strings.TrimRight(line, "\r\n")) + "\n")
@@ -130,4 +131,22 @@ func clean(text string) string {
 		}
 	}
 	return text
+}
+
+// cleanJSON is clean for JSON, which may hold such characters as they are, in its strings
+// only, and stays the same JSON.
+func cleanJSON(text string) string {
+	var b strings.Builder
+	for _, r := range text {
+		switch {
+		case r == '\n', strconv.IsPrint(r) && r != utf8.RuneError:
+			b.WriteRune(r)
+		case r > 0xFFFF:
+			high, low := utf16.EncodeRune(r)
+			fmt.Fprintf(&b, `\u%04x\u%04x`, high, low)
+		default:
+			fmt.Fprintf(&b, `\u%04x`, r)
+		}
+	}
+	return b.String()
 }
