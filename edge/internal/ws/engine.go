@@ -307,7 +307,7 @@ func (e *Engine) onClose(nb *nbio.Conn, err error) {
 		return
 	}
 	c.state.Or(stateDeaf)
-	e.partials.drop(c.read.part)
+	e.forget(c)
 	c.read = reader{}
 	if c.secure != nil {
 		if cause := c.secure.end(); cause != nil {

@@ -37,6 +37,7 @@ type partial struct {
 	packed  bool   // the unfinished message is compressed
 	data    []byte // unmasked payload of the unfinished message
 	control []byte // unmasked payload of the unfinished control frame
+	below   int    // what is no part of a message yet: the bytes of unfinished TLS records
 
 	pending // the engine's
 }

@@ -60,6 +60,10 @@ type carrier struct {
 	input []byte // came and was not read yet; guarded by Conn.turn
 	cause error  // why nothing is read any more; guarded by Conn.turn
 
+	records records  // of what was read; guarded by Conn.turn after the move
+	part    *partial // what crypto/tls holds that is not finished; guarded by Conn.turn
+	before  uint32   // whole records before part
+
 	mu    sync.Mutex // guards what follows; not held across a write
 	wire  int        // bytes given to nbio that the kernel has not taken, and writes under way
 	plain int        // bytes in the clear that were not reported
@@ -76,17 +80,21 @@ func (noInput) Temporary() bool { return true }
 
 // move has all bytes go through nb from now on. written is told the bytes in the clear
 // that the kernel took.
-func (s *carrier) move(nb *nbio.Conn, written func(n int)) { s.moved, s.owner = nb, written }
+func (s *carrier) move(nb *nbio.Conn, written func(n int)) {
+	s.moved, s.owner = nb, written
+	s.records.heard() // the handshake is over
+}
 
 // Read reads what came from the peer. After the move it does not block.
-func (s *carrier) Read(b []byte) (int, error) {
+func (s *carrier) Read(b []byte) (n int, err error) {
+	defer func() { s.records.take(b[:n]) }()
 	if s.moved == nil {
 		return s.Conn.Read(b)
 	}
 	if len(s.input) == 0 {
 		return 0, errNoInput
 	}
-	n := copy(b, s.input)
+	n = copy(b, s.input)
 	s.input = s.input[n:]
 	return n, nil
 }
@@ -178,6 +186,9 @@ func (c *Conn) decrypt(data []byte, e *Engine) {
 	s.input = data
 	for c.state.Load()&(stateCut|stateDeaf) == 0 {
 		n, err := s.tls.Read(readable[:])
+		if n > 0 {
+			s.records.heard()
+		}
 		c.consume(readable[:n], e)
 		if err == nil {
 			continue
@@ -190,6 +201,30 @@ func (c *Conn) decrypt(data []byte, e *Engine) {
 		break
 	}
 	s.input = nil // it is nbio's
+	c.accountRecords(e)
+}
+
+// accountRecords notes what crypto/tls holds that is not finished. Each record has its own
+// time, or a client that sends without a pause would have none. The caller holds turn.
+func (c *Conn) accountRecords(e *Engine) {
+	s, now := c.secure, e.now.Load()
+	held := s.records.unfinished()
+	if c.state.Load()&(stateCut|stateDeaf) != 0 {
+		held = 0 // its end is on its way
+	}
+	if s.part != nil && (held == 0 || s.before != s.records.whole) {
+		e.partials.drop(s.part)
+		s.part = nil
+	}
+	if held == 0 {
+		return
+	}
+	had := s.part
+	if had == nil {
+		s.part, s.before = &partial{}, s.records.whole
+	}
+	s.part.below = held
+	e.partials.note(c, had, s.part, now)
 }
 
 // base finds the TCP connection below conn, and the carrier if TLS runs over it.

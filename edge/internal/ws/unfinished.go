@@ -41,13 +41,15 @@ type pending struct {
 
 // size is what p holds, in bytes.
 func (p *partial) size() int {
-	return int(unsafe.Sizeof(*p)) + cap(p.data) + cap(p.control)
+	return int(unsafe.Sizeof(*p)) + cap(p.data) + cap(p.control) + p.below
 }
 
 // account notes what a step of c's reader has changed; had is what it held before. The
 // caller holds c.turn.
-func (u *partials) account(c *Conn, had *partial, now uint32) {
-	has := c.read.part
+func (u *partials) account(c *Conn, had *partial, now uint32) { u.note(c, had, c.read.part, now) }
+
+// note notes that c holds has, and what it held before was had. The caller holds c.turn.
+func (u *partials) note(c *Conn, had, has *partial, now uint32) {
 	if had == has && (has == nil || has.listed && has.counted == has.size()) {
 		return
 	}
@@ -149,18 +151,28 @@ func (e *Engine) overdue(now uint32) {
 	}
 }
 
-// abandon ends c with v if p is what its reader still holds.
+// abandon ends c with v if p is what its reader, or the TLS below it, still holds.
 func (e *Engine) abandon(c *Conn, p *partial, v *violation) {
 	c.turn.Lock()
 	defer c.turn.Unlock()
 	e.partials.drop(p)
-	if c.read.part != p {
+	if c.read.part != p && (c.secure == nil || c.secure.part != p) {
 		return // finished, or gone
 	}
+	e.forget(c)
 	defer e.rescue(c)
 	if c.state.Or(stateDeaf)&(stateCut|stateDeaf) != 0 {
 		c.read.part = nil // its end is on its way
 		return
 	}
 	c.read.refuse(v, c.owner)
+}
+
+// forget drops all that c holds. The caller holds its turn.
+func (e *Engine) forget(c *Conn) {
+	e.partials.drop(c.read.part)
+	if c.secure != nil {
+		e.partials.drop(c.secure.part)
+		c.secure.part = nil
+	}
 }
