@@ -177,6 +177,8 @@ func newServer(handler http.Handler, headerBytes int, log *zap.Logger) (*http.Se
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    headerBytes - slopHeaderBytes,
 		ErrorLog:          errorLog,
+		// Or OPTIONS * is answered beside all limits.
+		DisableGeneralOptionsHandler: true,
 	}
 	// A connection is for one socket: after a refusal it would have no place in any limit.
 	server.SetKeepAlivesEnabled(false)

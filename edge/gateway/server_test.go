@@ -1,11 +1,14 @@
 package gateway
 
 import (
+	"bufio"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -42,4 +45,34 @@ func TestAPanicOfARequestIsLoggedAsAnError(t *testing.T) {
 		}
 	}
 	t.Errorf("no error in the log: %v", logs.All())
+}
+
+func TestEveryRequestThatCanBeReadIsAnsweredByTheHandler(t *testing.T) {
+	server, err := newServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusTeapot)
+	}), 32<<10, zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = server.Serve(listener) }()
+	t.Cleanup(func() { _ = server.Close() })
+	for _, line := range []string{"OPTIONS * HTTP/1.1", "GET * HTTP/1.1", "CONNECT a:1 HTTP/1.1", "PRI * HTTP/2.0"} {
+		conn, err := net.Dial("tcp", listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.SetDeadline(time.Now().Add(patience))
+		if _, err := io.WriteString(conn, line+"\r\nHost: a:1\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		answer, err := bufio.NewReader(conn).ReadString('\n')
+		if !strings.HasPrefix(answer, "HTTP/1.1 418 ") {
+			t.Errorf("%s: got %q, %v, not the handler's answer", line, answer, err)
+		}
+		_ = conn.Close()
+	}
 }

@@ -240,11 +240,11 @@ func newMetrics(reg prometheus.Registerer, r *Registry) *metrics {
 		tooBig:  NewOverLimit(reg, "message_bytes"),
 		unfinished: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "canopy_edge_unfinished_total",
-			Help: "Sockets closed because a message was not finished within 10 s, or because all unfinished ones held more than 64 MiB.",
+			Help: "Sockets closed because a message or a TLS record was not finished within 10 s, or because all unfinished ones held more than 64 MiB.",
 		}),
 	}
 	reg.MustRegister(m.incoming, m.closed, m.silent, m.unfinished, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "canopy_edge_unfinished_bytes", Help: "Bytes that messages of clients hold that are not finished.",
+		Name: "canopy_edge_unfinished_bytes", Help: "Bytes that messages and TLS records of clients hold that are not finished.",
 	}, func() float64 { return float64(r.engine.Unfinished()) }), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "canopy_edge_accesses", Help: "Pairs of a principal and an application that open sockets have; about each access is asked again.",
 	}, func() float64 { return float64(r.accesses.len()) }), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
