@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -101,7 +102,10 @@ func TestAConnectionThatBecomesNoSocketInTimeIsClosedWhateverItWaitsFor(t *testi
 		_ = c.Close()
 	}
 	select {
-	case <-ended:
+	case err := <-ended:
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("the handler was told %v", err)
+		}
 	case <-time.After(patience):
 		t.Error("the handler was not told")
 	}
