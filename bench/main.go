@@ -33,7 +33,7 @@ import (
 // known are the rows that can be measured; those of usual are, unless others are asked for.
 var (
 	usual = []string{"1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "12"}
-	known = append(slices.Clone(usual), crowdMembers, crowdGroups)
+	known = append(slices.Clone(usual), fleetRow, crowdMembers, crowdGroups)
 )
 
 // options are the command line's flags.
@@ -52,6 +52,7 @@ type options struct {
 	crowd      crowdOptions
 	handshakes int
 	scale      scaleOptions
+	fleet      fleetOptions
 	neighbour  neighbourOptions
 	rows       string
 	edge       string
@@ -130,6 +131,7 @@ func parse(args []string) (options, error) {
 	flags.DurationVar(&o.neighbour.phase, "quiet-phase", 4*time.Second, "`time` that each phase of row 12 is measured for")
 	flags.IntVar(&o.crowd.size, "crowd", 10_000, "`sockets` of the rows members (all in one group) and groups (each in its own)")
 	flags.IntVar(&o.crowd.events, "crowd-events", 20_000, "`events` of the row members; the row groups has one per 2,000 of these")
+	o.fleet.define(flags)
 	flags.StringVar(&o.rows, "rows", strings.Join(usual, ","), "`rows` to measure, separated by commas")
 	flags.StringVar(&o.edge, "edge", "", "`path` of a canopy-edge to measure; empty builds bin/canopy-edge")
 	flags.StringVar(&o.ingest, "ingest", "", "`path` of a canopy-ingest to measure; empty builds bin/canopy-ingest")
@@ -159,7 +161,7 @@ func (o options) check() error {
 	if o.handshakes < o.clients {
 		errs = append(errs, errors.New("-handshakes: expected one per client process at least"))
 	}
-	errs = append(errs, o.latency.check(), o.way.check(o.clients), o.scale.check(), o.neighbour.check(o.clients), o.stall.check(o.clients), o.group.check(o.clients), o.crowd.check(o.clients))
+	errs = append(errs, o.latency.check(), o.way.check(o.clients), o.scale.check(), o.fleet.check(), o.neighbour.check(o.clients), o.stall.check(o.clients), o.group.check(o.clients), o.crowd.check(o.clients))
 	if err := load.CheckSize(o.size); err != nil {
 		errs = append(errs, fmt.Errorf("-size: %w", err))
 	}
@@ -167,6 +169,9 @@ func (o options) check() error {
 		if !slices.Contains(known, row) {
 			errs = append(errs, fmt.Errorf("-rows: row %q is not measured here; expected some of %v", row, known))
 		}
+	}
+	if o.wants(fleetRow) && o.rows != fleetRow {
+		errs = append(errs, errors.New("-rows: row 11 is measured alone, because it needs the whole machine"))
 	}
 	return errors.Join(errs...)
 }

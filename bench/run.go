@@ -24,7 +24,8 @@ import (
 )
 
 // run measures what o asks for and writes the report. A lost, repeated or reordered
-// event is an error, and then nothing is written.
+// event is an error, and then nothing is written, except that a fleet that failed is
+// reported as one.
 func run(ctx context.Context, o options) (err error) {
 	if o.edge == "" {
 		if o.edge, err = build(ctx, "edge"); err != nil {
@@ -37,9 +38,14 @@ func run(ctx context.Context, o options) (err error) {
 		}
 	}
 	rows, err := measure(ctx, o)
-	if err != nil {
+	if err != nil && len(rows) == 0 {
 		return err
 	}
+	return errors.Join(err, write(ctx, o, rows))
+}
+
+// write writes the report.
+func write(ctx context.Context, o options, rows []report.Row) error {
 	r := report.Report{Command: command(), Facts: facts(ctx), Notes: notes(o), Rows: rows}
 	if o.out == "-" {
 		return r.Write(os.Stdout)
@@ -54,6 +60,12 @@ func run(ctx context.Context, o options) (err error) {
 }
 
 func measure(ctx context.Context, o options) (rows []report.Row, err error) {
+	if o.wants(fleetRow) {
+		if rows, err = rowEleven(ctx, o); err != nil {
+			return rows, fmt.Errorf("row %s: %w", fleetRow, err)
+		}
+		return rows, nil
+	}
 	if o.wants("1") || o.wants("2") || o.wants("4") {
 		if rows, err = compare(ctx, o); err != nil {
 			return nil, err
@@ -172,6 +184,9 @@ func command() string {
 }
 
 func notes(o options) []string {
+	if o.wants(fleetRow) {
+		return fleetNotes
+	}
 	all := []string{
 		"Servers, NATS and clients share the machine's cores, so absolute figures say little; " +
 			"a ratio compares two servers in the same run, round by round, by turns. " +

@@ -6,6 +6,7 @@ package child
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -37,12 +38,15 @@ type envelope struct {
 }
 
 // Start runs this same program with args. What it writes to standard error goes to ours.
-func Start(args ...string) (*Process, error) {
+func Start(args ...string) (*Process, error) { return StartUntil(context.Background(), args...) }
+
+// StartUntil is Start for a process that is killed when ctx ends, whatever it is doing.
+func StartUntil(ctx context.Context, args ...string) (*Process, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("find this program: %w", err)
 	}
-	return start(exec.Command(self, args...), args[0])
+	return start(exec.CommandContext(ctx, self, args...), args[0])
 }
 
 func start(cmd *exec.Cmd, name string) (*Process, error) {

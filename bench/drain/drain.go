@@ -10,6 +10,7 @@
 package drain
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -73,16 +74,21 @@ type Config struct {
 	// ReceiveBuffer is SO_RCVBUF of every socket in bytes, so that a stalled one fills
 	// up soon. 0 leaves it to the kernel.
 	ReceiveBuffer int `json:"receive_buffer,omitempty"`
+
+	// Look is how often Wait looks. 0 means every millisecond, which is much for dozens of
+	// processes on few cores.
+	Look time.Duration `json:"look,omitempty"`
 }
 
 // Fleet is a number of open sockets that one goroutine reads. All methods may be
 // called from any goroutine.
 type Fleet struct {
-	cfg   Config
-	epoll int
-	wake  int // eventfd that ends the loop
-	done  chan struct{}
-	close sync.Once
+	cfg    Config
+	target *target
+	epoll  int
+	wake   int // eventfd that ends the loop
+	done   chan struct{}
+	close  sync.Once
 
 	mu      sync.Mutex // guards everything below, and is held while ready sockets are read
 	sockets []socket
@@ -90,6 +96,7 @@ type Fleet struct {
 	numbers Counter
 	buf     []byte
 	spare   [][]byte // for the beginnings of frames, used again
+	turn    int      // the socket that Replace takes next
 }
 
 // socket is one connection. Its place in Fleet.sockets is its identity in epoll,
@@ -99,8 +106,21 @@ type socket struct {
 	rest    []byte
 	seq     sequence
 	more    []sequence // 1 and further, if there are several
+	first   uint64     // counter of the first event, 0 before it
+	joined  time.Time  // just after its handshake
 	stalled bool
 	closed  bool // a close frame came; only the connection's end may follow
+	pinged  bool // since the last Reset
+}
+
+// newSocket is a socket before its handshake. It must see the counter first before any
+// other one; 0 takes whatever comes first.
+func (f *Fleet) newSocket(first uint64) socket {
+	s := socket{fd: -1, seq: sequence{next: first}}
+	for range max(f.cfg.Sequences, 1) - 1 {
+		s.more = append(s.more, sequence{next: first})
+	}
+	return s
 }
 
 // forget lets go of what the socket has missed.
@@ -120,6 +140,7 @@ func Dial(ctx context.Context, cfg Config) (*Fleet, error) {
 	}
 	f := &Fleet{
 		cfg:     cfg,
+		target:  target,
 		done:    make(chan struct{}),
 		sockets: make([]socket, cfg.Sockets),
 		buf:     make([]byte, readBuffer),
@@ -129,17 +150,13 @@ func Dial(ctx context.Context, cfg Config) (*Fleet, error) {
 		f.seen.Numbers = &Numbers{}
 	}
 	for i := range f.sockets {
-		s := socket{fd: -1, seq: sequence{next: cfg.First}}
-		for range max(cfg.Sequences, 1) - 1 {
-			s.more = append(s.more, sequence{next: cfg.First})
-		}
-		f.sockets[i] = s
+		f.sockets[i] = f.newSocket(cfg.First)
 	}
 	if err := f.openEpoll(); err != nil {
 		return nil, err
 	}
 	go f.run()
-	if err := f.dialAll(ctx, target); err != nil {
+	if err := f.dialAll(ctx); err != nil {
 		f.Close()
 		return nil, err
 	}
@@ -162,24 +179,14 @@ func (f *Fleet) openEpoll() error {
 	return nil
 }
 
-func (f *Fleet) dialAll(ctx context.Context, t *target) error {
-	workers := f.cfg.Concurrency
-	if workers <= 0 {
-		workers = DefaultConcurrency
-	}
+func (f *Fleet) dialAll(ctx context.Context) error {
 	group, live := errgroup.WithContext(ctx)
-	group.SetLimit(workers)
+	group.SetLimit(f.workers())
 	for i := range f.sockets {
 		if live.Err() != nil {
 			break
 		}
-		group.Go(func() error {
-			fd, early, err := t.open(live, i)
-			if err != nil {
-				return fmt.Errorf("open socket %d of %d: %w", i+1, len(f.sockets), err)
-			}
-			return f.join(i, fd, early)
-		})
+		group.Go(func() error { return f.dial(live, i) })
 	}
 	if err := group.Wait(); err != nil {
 		return err
@@ -187,12 +194,28 @@ func (f *Fleet) dialAll(ctx context.Context, t *target) error {
 	return ctx.Err()
 }
 
+// workers is how many handshakes may be under way at once.
+func (f *Fleet) workers() int {
+	if f.cfg.Concurrency > 0 {
+		return f.cfg.Concurrency
+	}
+	return DefaultConcurrency
+}
+
+func (f *Fleet) dial(ctx context.Context, i int) error {
+	fd, early, err := f.target.open(ctx, i)
+	if err != nil {
+		return fmt.Errorf("open socket %d of %d: %w", i+1, len(f.sockets), err)
+	}
+	return f.join(i, fd, early)
+}
+
 // join makes fd socket i. early is what came right behind the handshake.
 func (f *Fleet) join(i, fd int, early []byte) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s := &f.sockets[i]
-	s.fd = fd
+	s.fd, s.joined = fd, time.Now()
 	f.seen.Sockets++
 	f.seen.Open++
 	if len(early) > 0 {
@@ -223,10 +246,11 @@ func (f *Fleet) Snapshot() Snapshot {
 	return s
 }
 
-// Wait returns the first snapshot that until accepts. It looks every millisecond. If
-// ctx ends before, the error is ctx's and the snapshot is the last one.
+// Wait returns the first snapshot that until accepts. It looks as often as the
+// configuration says. If ctx ends before, the error is ctx's and the snapshot is the last
+// one.
 func (f *Fleet) Wait(ctx context.Context, until func(Snapshot) bool) (Snapshot, error) {
-	tick := time.NewTicker(time.Millisecond)
+	tick := time.NewTicker(cmp.Or(f.cfg.Look, time.Millisecond))
 	defer tick.Stop()
 	for {
 		s := f.Snapshot()
@@ -255,6 +279,7 @@ func (f *Fleet) Reset() {
 	}
 	for i := range f.sockets {
 		f.sockets[i].forget()
+		f.sockets[i].pinged = false
 	}
 }
 

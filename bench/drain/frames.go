@@ -34,6 +34,10 @@ func (f *Fleet) frame(s *socket, first byte, payload []byte, now time.Time) {
 		f.event(s, payload, now)
 	case first == pingFrame:
 		f.seen.Pings++
+		if !s.pinged {
+			s.pinged = true
+			f.seen.Pinged++
+		}
 		if !sendControl(s.fd, pongFrame, payload) {
 			f.seen.LostPongs++
 		}
@@ -60,6 +64,9 @@ func (f *Fleet) event(s *socket, payload []byte, now time.Time) {
 		f.seen.First = now
 	}
 	f.seen.Last = now
+	if s.first == 0 {
+		s.first = n
+	}
 	if !f.check(s, n) && len(f.seen.Wrong) < maxWrong {
 		f.seen.Wrong = append(f.seen.Wrong, string(payload))
 	}

@@ -19,11 +19,13 @@ const Command = "drain"
 
 // question is what a crew asks its processes.
 type question struct {
-	Do      string        `json:"do"` // open, wait, reach, report, reset, stall, resume
+	Do      string        `json:"do"` // open, wait, reach, report, reset, stall, resume, replace, cover
 	Config  Config        `json:"config,omitzero"`
 	Events  uint64        `json:"events,omitempty"`
 	Sockets int           `json:"sockets,omitempty"`
 	Timeout time.Duration `json:"timeout,omitempty"`
+	Over    time.Duration `json:"over,omitempty"`
+	Made    []time.Time   `json:"made,omitempty"`
 }
 
 // Serve is a drain process: it opens and reads one fleet as its parent asks, until in
@@ -71,6 +73,12 @@ func (f *Fleet) answer(q question) (any, error) {
 		return f.Stall(q.Sockets)
 	case "resume":
 		return nil, f.Resume()
+	case "replace":
+		ctx, cancel := context.WithTimeout(context.Background(), q.Timeout)
+		defer cancel()
+		return nil, f.Replace(ctx, q.Sockets, q.Over)
+	case "cover":
+		return f.Coverage(q.Made), nil
 	}
 	return nil, fmt.Errorf("%s: unknown question", q.Do)
 }
@@ -114,16 +122,37 @@ type Opening struct {
 // Start starts a crew of processes and opens cfg.Sockets sockets, shared evenly. The
 // program must serve Command. If it fails nothing is left running.
 func Start(cfg Config, processes int, timeout time.Duration) (*Crew, error) {
+	c, err := Recruit(context.Background(), processes)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.Open(cfg, timeout); err != nil {
+		return nil, errors.Join(err, c.Stop())
+	}
+	return c, nil
+}
+
+// Recruit starts a crew of processes that have opened nothing yet. They are killed when ctx
+// ends. If it fails nothing is left running.
+func Recruit(ctx context.Context, processes int) (*Crew, error) {
 	c := &Crew{}
-	for i := range processes {
-		p, err := child.Start(Command)
+	for range processes {
+		p, err := child.StartUntil(ctx, Command)
 		if err != nil {
 			return nil, errors.Join(err, c.Stop())
 		}
 		c.processes = append(c.processes, p)
-		c.sockets = append(c.sockets, cfg.Sockets*(i+1)/processes-cfg.Sockets*i/processes)
 	}
+	return c, nil
+}
+
+// Open opens cfg.Sockets sockets, shared evenly. It is called once.
+func (c *Crew) Open(cfg Config, timeout time.Duration) error {
+	processes := len(c.processes)
 	openings := make([]Opening, processes)
+	for i := range processes {
+		c.sockets = append(c.sockets, share(cfg.Sockets, i, processes))
+	}
 	err := c.each(func(i int, p *child.Process) error {
 		share, from := cfg, cfg.Sockets*i/processes
 		share.Sockets = c.sockets[i]
@@ -134,7 +163,7 @@ func Start(cfg Config, processes int, timeout time.Duration) (*Crew, error) {
 		return p.Ask(question{Do: "open", Config: share, Timeout: timeout}, &openings[i])
 	})
 	if err != nil {
-		return nil, errors.Join(err, c.Stop())
+		return err
 	}
 	c.opening = openings[0]
 	for _, o := range openings {
@@ -145,8 +174,11 @@ func Start(cfg Config, processes int, timeout time.Duration) (*Crew, error) {
 			c.opening.To = o.To
 		}
 	}
-	return c, nil
+	return nil
 }
+
+// share is part i of parts even ones of n.
+func share(n, i, parts int) int { return n*(i+1)/parts - n*i/parts }
 
 // Opening is when the crew's sockets were opened.
 func (c *Crew) Opening() Opening { return c.opening }
@@ -220,6 +252,25 @@ func (c *Crew) Stall(share float64) error {
 // Resume reads all stalled sockets again.
 func (c *Crew) Resume() error {
 	return c.each(func(_ int, p *child.Process) error { return p.Ask(question{Do: "resume"}, nil) })
+}
+
+// Replace is Fleet.Replace for n sockets in all, shared evenly by the processes.
+func (c *Crew) Replace(n int, over, timeout time.Duration) error {
+	return c.each(func(i int, p *child.Process) error {
+		return p.Ask(question{Do: "replace", Sockets: share(n, i, len(c.processes)), Over: over, Timeout: timeout}, nil)
+	})
+}
+
+// Coverage is Fleet.Coverage of all processes together.
+func (c *Crew) Coverage(made []time.Time) (all Coverage, err error) {
+	parts := make([]Coverage, len(c.processes))
+	err = c.each(func(i int, p *child.Process) error {
+		return p.Ask(question{Do: "cover", Made: made}, &parts[i])
+	})
+	for _, part := range parts {
+		all.add(part)
+	}
+	return all, err
 }
 
 // PIDs are the processes' numbers.

@@ -23,6 +23,9 @@ type Snapshot struct {
 	Sockets int `json:"sockets"` // that were opened
 	Open    int `json:"open"`    // that neither a close frame nor the connection's end has closed
 	Stalled int `json:"stalled"` // that are open and not read at the moment
+	Pinged  int `json:"pinged"`  // that got one Ping at least
+
+	Replaced uint64 `json:"replaced"` // cut off by Replace, and a new one opened
 
 	Events    uint64 `json:"events"`     // numbered text messages
 	Others    uint64 `json:"others"`     // text messages without a number
@@ -75,6 +78,8 @@ func (s *Snapshot) Add(o *Snapshot) {
 	s.Sockets += o.Sockets
 	s.Open += o.Open
 	s.Stalled += o.Stalled
+	s.Pinged += o.Pinged
+	s.Replaced += o.Replaced
 	s.Events += o.Events
 	s.Others += o.Others
 	s.Pings += o.Pings

@@ -131,9 +131,12 @@ func (r Report) Write(w io.Writer) error {
 func image(b *strings.Builder, title, file string) { fmt.Fprintf(b, "\n![%s](%s)\n", title, file) }
 
 func (row Row) write(b *strings.Builder, prefix string) {
-	fmt.Fprintf(b, "\n## %s\n\n%s\n\n", row.Title, row.What)
-	line(b, []string{"figure", "median (smallest to largest)", "goal"})
-	line(b, []string{"---", "---", "---"})
+	fmt.Fprintf(b, "\n## %s\n\n%s\n", row.Title, row.What)
+	if len(row.Results) > 0 {
+		b.WriteByte('\n')
+		line(b, []string{"figure", "median (smallest to largest)", "goal"})
+		line(b, []string{"---", "---", "---"})
+	}
 	for _, r := range row.Results {
 		line(b, []string{r.Name, r.String(), r.Verdict()})
 	}
