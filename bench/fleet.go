@@ -35,6 +35,7 @@ const (
 type fleet struct {
 	*stage
 	cancel context.CancelCauseFunc
+	kernel func(caches bool) (usage.Kernel, error) // what the guard asks
 	edges  []*under.Edge
 	crews  []*drain.Crew // one for each edge, until they are joined
 	crew   *drain.Crew   // all of them

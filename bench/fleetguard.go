@@ -60,7 +60,7 @@ func (f *fleet) guard(ctx context.Context) (stop func()) {
 				return
 			case <-tick.C:
 			}
-			k, err := usage.ReadKernel(false)
+			k, err := f.kernel(false)
 			if err != nil {
 				f.cancel(fmt.Errorf("watch memory: %w", err))
 				return

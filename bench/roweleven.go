@@ -92,8 +92,14 @@ func rowEleven(ctx context.Context, o options) (rows []report.Row, err error) {
 	if err := errors.Join(lacks...); err != nil {
 		return nil, fmt.Errorf("this machine lacks something for %s sockets:\n%w", report.Count(uint64(o.fleet.sockets)), err)
 	}
+	return newFleet(o).measure(ctx)
+}
+
+func newFleet(o options) *fleet { return &fleet{stage: &stage{opts: o}, kernel: usage.ReadKernel} }
+
+func (f *fleet) measure(ctx context.Context) (rows []report.Row, err error) {
 	running, cancel := context.WithCancelCause(ctx)
-	f := &fleet{stage: &stage{opts: o}, cancel: cancel}
+	f.cancel = cancel
 	stopGuard := f.guard(running)
 	err = f.run(running)
 	if cause := context.Cause(running); cause != nil {

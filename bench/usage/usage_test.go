@@ -3,7 +3,10 @@
 package usage
 
 import (
+	"net"
 	"os"
+	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -62,5 +65,59 @@ func TestAProcessThatIsGoneHasNoUsage(t *testing.T) {
 	}
 	if _, err := Resident(none); err == nil {
 		t.Error("Resident knows it")
+	}
+}
+
+func TestTheKernelCountsSocketsAndMemoryAsTheyAreTaken(t *testing.T) {
+	const pairs = 200
+	before, err := ReadKernel(true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	for range pairs {
+		for _, open := range []func() (net.Conn, error){
+			func() (net.Conn, error) { return net.Dial("tcp4", l.Addr().String()) }, l.Accept,
+		} {
+			c, err := open()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = c.Close() }()
+		}
+	}
+	after, err := ReadKernel(true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Others on this machine close sockets meanwhile, but hardly all of these.
+	if grown := after.TCPSockets - before.TCPSockets; grown < pairs && before.TCPSockets < 1000 {
+		t.Errorf("%d TCP sockets more after %d were opened", grown, 2*pairs)
+	}
+	if after.Available < 1<<20 || after.Slab < 1<<20 || after.PageTables == 0 || after.Stacks == 0 || after.Descriptors < 2*pairs {
+		t.Errorf("%+v", after)
+	}
+	if after.Caches != nil && after.Caches["TCP"] < 2*pairs*1024 {
+		t.Errorf("%d bytes of TCP sockets", after.Caches["TCP"])
+	}
+}
+
+func TestAFileWithoutNumbersIsAnError(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "setting")
+	for text, fine := range map[string]bool{"4096\t131072 7\n": true, "": false, "\n": false, "many": false} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, err := Numbers(name)
+		if fine != (err == nil) || fine && !slices.Equal(got, []int64{4096, 131072, 7}) {
+			t.Errorf("%q is read as %v, %v", text, got, err)
+		}
+	}
+	if _, err := Numbers(name + "-none"); err == nil {
+		t.Error("a file that is not there is read")
 	}
 }
