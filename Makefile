@@ -19,10 +19,11 @@ GOVULNCHECK := $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION)/govulncheck
 # A duration, or a number of inputs as in 4000x. With a duration Go now and then fails with
 # "context deadline exceeded" because it was just making an input smaller.
 FUZZTIME ?= 10s
+FLEET    ?= 1000000
 SOURCES  := bench deployments edge ingest shared
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test lint vulnerabilities fuzz bench validate smoke test-clients clean
+.PHONY: help build run test lint vulnerabilities fuzz bench bench-fleet validate smoke test-clients clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -68,6 +69,9 @@ fuzz: ## run every fuzz target for FUZZTIME (10s)
 
 bench: ## measure, side by side with floors and peers, and write bench/RESULTS.md with pictures
 	go run ./bench
+
+bench-fleet: ## hold 1,000,000 sockets, or FLEET=20000, and write bench/FLEET.md with a picture
+	go run ./bench -rows 11 -fleet $(FLEET) -out bench/FLEET.md
 
 validate: build ## check docker-compose.yml and the settings in it, without Docker
 	cd deployments/validate && go test ./...

@@ -50,6 +50,7 @@ type fleet struct {
 	held    fleetHeld
 	sent    []delivery
 	churned churned
+	counts  under.NATSCounts // when all sockets were open
 	sights  []fleetSight
 
 	peak  peak
@@ -185,6 +186,10 @@ func (f *fleet) open(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	var err error
+	if f.counts, err = f.nats.Counts(); err != nil {
+		return err
+	}
 	return f.look(ctx, "all open")
 }
 
@@ -285,6 +290,9 @@ func (f *fleet) close(failure error) error {
 			errs = append(errs, err)
 		}
 	}
+	if failure == nil {
+		errs = append(errs, f.emptied())
+	}
 	var group errgroup.Group
 	group.SetLimit(fleetTogether)
 	for _, edge := range f.edges {
@@ -301,6 +309,22 @@ func (f *fleet) close(failure error) error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// emptied waits until the edges have noticed that all clients are gone. An edge that must
+// end while the others are at that may not get a core in time.
+func (f *fleet) emptied() error {
+	ctx, cancel := context.WithTimeout(context.Background(), fleetPatience)
+	defer cancel()
+	for {
+		left, err := f.sum(ctx, metricSockets)
+		if err != nil || left == 0 {
+			return err
+		}
+		if err := pause(ctx, time.Second); err != nil {
+			return fmt.Errorf("%g sockets are open whose clients are gone: %w", left, err)
+		}
+	}
 }
 
 func gib(bytes int64) float64 { return float64(bytes) / (1 << 30) }

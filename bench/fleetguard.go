@@ -105,8 +105,9 @@ func (o fleetOptions) lacks() (lacks []error, err error) {
 		field      int // of the numbers in the file
 		used, want int64
 	}{
-		{"/proc/sys/fs/file-max", "open files of the whole machine that are left (fs.file-max)", 0, k.Descriptors, 2*sockets + edges*2*fleetMargin/4},
+		{"/proc/sys/fs/file-max", "open files of the whole machine that are left (fs.file-max)", 0, k.Descriptors, 2*sockets + 200*edges},
 		{"/proc/sys/net/ipv4/tcp_mem", "pages for TCP's buffers (the last of net.ipv4.tcp_mem)", 2, k.TCPMemory / int64(os.Getpagesize()), int64(waitingShare * float64(sockets))},
+		{"/proc/sys/fs/epoll/max_user_watches", "sockets of one user that epoll watches (fs.epoll.max_user_watches)", 0, 0, 2*sockets + 200*edges},
 		{"/proc/sys/kernel/threads-max", "threads (kernel.threads-max)", 0, 0, 80 * edges},
 		{"/proc/sys/kernel/pid_max", "numbers of threads (kernel.pid_max)", 0, 0, 80 * edges},
 	} {

@@ -89,6 +89,7 @@ func (f *fleet) addOpening(row *report.Row) {
 	row.Results = append(row.Results,
 		once("sockets open at once", "", 0, n),
 		once("edges", "", 0, edges),
+		once("connections to NATS, the bench's one included", "", 0, float64(f.counts.Connections)),
 		once("opening, all", "s", 1, f.opening.Seconds()),
 		once("opening, rate", "sockets/s", 0, n/f.opening.Seconds()),
 		per("edges, resident memory per socket", before.edges.Resident, there.edges.Resident),
@@ -200,7 +201,7 @@ func (f *fleet) eventsRow() report.Row {
 func (f *fleet) cachesRow() report.Row {
 	row := report.Row{
 		Title: "The kernel's objects",
-		What:  "How much memory each kind of the kernel's objects has got between the start of the edges and the last handshake, by /proc/slabinfo, and that divided by the sockets; both ends together.",
+		What:  "How much memory each kind of the kernel's objects has got between the start of the edges and the last handshake, by /proc/slabinfo, and that divided by the sockets; both ends together. Kinds of the same size may share a line and a name.",
 		Head:  []string{"objects", "bytes", "per socket"},
 	}
 	if len(f.sights) < 2 || f.sights[1].kernel.Caches == nil {

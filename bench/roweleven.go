@@ -120,7 +120,7 @@ func (f *fleet) run(ctx context.Context) error {
 		run  func(context.Context) error
 	}{
 		{"starting the edges", f.start}, {"opening", f.open}, {"holding", f.hold},
-		{"events to all", f.send}, {"churn", f.churn},
+		{"events to all", f.send}, {"churn", f.churn}, {"looking at NATS", f.compareNATS},
 	} {
 		f.enter(phase.name)
 		if err := phase.run(ctx); err != nil {
@@ -272,6 +272,15 @@ func (f *fleet) churn(ctx context.Context) error {
 	}
 	progress("row 11: all %s open sockets, %s of them new, had every event from their handshakes on", report.Count(uint64(f.churned.coverage.Sockets)), report.Count(uint64(f.churned.coverage.Newcomers)))
 	return f.look(ctx, "after the churn")
+}
+
+// compareNATS is an error if NATS lost a connection to an edge meanwhile.
+func (f *fleet) compareNATS(context.Context) error {
+	counts, err := f.nats.Counts()
+	if err != nil {
+		return err
+	}
+	return undisturbed(f.counts, counts)
 }
 
 // covered waits until no socket is behind the last event.
