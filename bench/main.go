@@ -33,7 +33,7 @@ import (
 // known are the rows that can be measured; those of usual are, unless others are asked for.
 var (
 	usual = []string{"1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "12"}
-	known = append(slices.Clone(usual), fleetRow, crowdMembers, crowdGroups)
+	known = append(slices.Clone(usual), fleetRow, curvesRow, crowdMembers, crowdGroups)
 )
 
 // options are the command line's flags.
@@ -53,6 +53,7 @@ type options struct {
 	handshakes int
 	scale      scaleOptions
 	fleet      fleetOptions
+	curveMost  int
 	neighbour  neighbourOptions
 	rows       string
 	edge       string
@@ -132,6 +133,7 @@ func parse(args []string) (options, error) {
 	flags.IntVar(&o.crowd.size, "crowd", 10_000, "`sockets` of the rows members (all in one group) and groups (each in its own)")
 	flags.IntVar(&o.crowd.events, "crowd-events", 20_000, "`events` of the row members; the row groups has one per 2,000 of these")
 	o.fleet.define(flags)
+	flags.IntVar(&o.curveMost, "curve-sockets", 100_000, "most `sockets` of the row curves")
 	flags.StringVar(&o.rows, "rows", strings.Join(usual, ","), "`rows` to measure, separated by commas")
 	flags.StringVar(&o.edge, "edge", "", "`path` of a canopy-edge to measure; empty builds bin/canopy-edge")
 	flags.StringVar(&o.ingest, "ingest", "", "`path` of a canopy-ingest to measure; empty builds bin/canopy-ingest")
@@ -170,8 +172,10 @@ func (o options) check() error {
 			errs = append(errs, fmt.Errorf("-rows: row %q is not measured here; expected some of %v", row, known))
 		}
 	}
-	if o.wants(fleetRow) && o.rows != fleetRow {
-		errs = append(errs, errors.New("-rows: row 11 is measured alone, because it needs the whole machine"))
+	for _, row := range []string{fleetRow, curvesRow} {
+		if o.wants(row) && o.rows != row {
+			errs = append(errs, fmt.Errorf("-rows: row %s is measured alone", row))
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -66,6 +66,9 @@ func measure(ctx context.Context, o options) (rows []report.Row, err error) {
 		}
 		return rows, nil
 	}
+	if o.wants(curvesRow) {
+		return rowCurves(ctx, o)
+	}
 	if o.wants("1") || o.wants("2") || o.wants("4") {
 		if rows, err = compare(ctx, o); err != nil {
 			return nil, err
@@ -196,6 +199,9 @@ func notes(o options) []string {
 			"In the pictures a bar is as long as the median, and the line across it goes from the smallest to the largest value.",
 		"Every socket that does not stall on purpose is read to the end by the same client, which checks that each one gets every event once and in order: " +
 			"a run in which that is not so fails and writes no results.",
+	}
+	if o.wants(curvesRow) {
+		all = append(all, curvesNote)
 	}
 	if o.wants("1") || o.wants("2") || o.wants("10") {
 		all = append(all, "The floor is a bare loop that calls write once for each event and socket, with a frame as long as Canopy's that was made before. "+

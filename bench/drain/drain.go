@@ -36,6 +36,9 @@ type Config struct {
 	// Number is the number of the first socket.
 	Number int `json:"number,omitempty"`
 
+	// Modulo, if it is not 0, has {n} stand for the remainder of the socket's number.
+	Modulo int `json:"modulo,omitempty"`
+
 	// Header goes with every handshake, beside what the upgrade itself needs.
 	Header http.Header `json:"header,omitempty"`
 

@@ -94,7 +94,11 @@ func newTarget(cfg Config) (*target, error) {
 
 // requestOf is what socket i sends to be opened.
 func (t *target) requestOf(i int) []byte {
-	request := bytes.Replace(t.request, []byte("{n}"), strconv.AppendInt(nil, int64(t.cfg.Number+i), 10), 1)
+	n := t.cfg.Number + i
+	if t.cfg.Modulo > 0 {
+		n %= t.cfg.Modulo
+	}
+	request := bytes.Replace(t.request, []byte("{n}"), strconv.AppendInt(nil, int64(n), 10), 1)
 	if len(t.cfg.Tokens) > 0 {
 		request = append(append(request, "Authorization: Bearer "...), t.cfg.Tokens[i]...)
 		request = append(request, "\r\n"...)

@@ -54,6 +54,34 @@ func OpenStream(ctx context.Context, nc *nats.Conn, application string, size int
 	return &Stream{js: js, application: application, subject: subject.In(shard, application), size: size, next: 1}, nil
 }
 
+// Of is a stream of events of another application, in the same stream of JetStream.
+func (s *Stream) Of(application string) (*Stream, error) {
+	if err := checkSize(application, s.size); err != nil {
+		return nil, err
+	}
+	shard := subject.Shard(application, shards)
+	return &Stream{js: s.js, application: application, subject: subject.In(shard, application), size: s.size, next: 1}, nil
+}
+
+// PublishEach sends the next event of each of streams, all at once, and returns when
+// JetStream has acknowledged all of them.
+func PublishEach(ctx context.Context, streams []*Stream) error {
+	acks := make([]jetstream.PubAckFuture, 0, len(streams))
+	for _, s := range streams {
+		ack, err := s.js.PublishMsgAsync(s.message(), jetstream.WithStallWait(noStallLimit))
+		if err != nil {
+			return fmt.Errorf("publish to %s: %w", s.subject, err)
+		}
+		acks = append(acks, ack)
+	}
+	for i, ack := range acks {
+		if err := acknowledged(ctx, ack); err != nil {
+			return fmt.Errorf("publish to %s: %w", streams[i].subject, err)
+		}
+	}
+	return nil
+}
+
 // Next is the number of the event that comes next.
 func (s *Stream) Next() uint64 { return s.next }
 
@@ -70,15 +98,22 @@ func (s *Stream) Publish(ctx context.Context, events int, rate float64) error {
 		return fmt.Errorf("publish event %d: %w", s.next-1, err)
 	}
 	for _, ack := range acks {
-		select {
-		case <-ack.Ok():
-		case err := <-ack.Err():
+		if err := acknowledged(ctx, ack); err != nil {
 			return fmt.Errorf("publish to %s: %w", s.subject, err)
-		case <-ctx.Done():
-			return fmt.Errorf("publish to %s: %w", s.subject, ctx.Err())
 		}
 	}
 	return nil
+}
+
+func acknowledged(ctx context.Context, ack jetstream.PubAckFuture) error {
+	select {
+	case <-ack.Ok():
+		return nil
+	case err := <-ack.Err():
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // message makes the next event as ingest publishes it.

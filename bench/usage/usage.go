@@ -41,3 +41,26 @@ func Resident(pid int) (int64, error) {
 	}
 	return pages * int64(os.Getpagesize()), nil
 }
+
+// Shares are the processor time that process pid has used since its start, in user space
+// and in the kernel, in steps of 10 ms.
+func Shares(pid int) (user, system time.Duration, err error) {
+	const tick = 10 * time.Millisecond // USER_HZ is 100 everywhere that Go runs on
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, 0, fmt.Errorf("read processor time of %d: %w", pid, err)
+	}
+	// The name, in brackets, may hold anything; utime and stime are fields 14 and 15.
+	fields := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
+	if len(fields) < 13 {
+		return 0, 0, fmt.Errorf("read processor time of %d: %q", pid, b)
+	}
+	for i, share := range []*time.Duration{&user, &system} {
+		ticks, err := strconv.ParseInt(string(fields[11+i]), 10, 64)
+		if err != nil {
+			return 0, 0, fmt.Errorf("read processor time of %d: %w", pid, err)
+		}
+		*share = time.Duration(ticks) * tick
+	}
+	return user, system, nil
+}

@@ -121,3 +121,26 @@ func TestAFileWithoutNumbersIsAnError(t *testing.T) {
 		t.Error("a file that is not there is read")
 	}
 }
+
+func TestSharesAreOfUserSpaceAndOfTheKernel(t *testing.T) {
+	user, system, err := Shares(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sum int
+	for start := time.Now(); time.Since(start) < 300*time.Millisecond; sum++ { // in user space, but for the clock
+		for i := range 100_000 {
+			sum ^= i
+		}
+	}
+	userAfter, systemAfter, err := Shares(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if spent := userAfter - user; spent < 50*time.Millisecond || systemAfter-system > spent {
+		t.Errorf("%v in user space and %v in the kernel", spent, systemAfter-system)
+	}
+	if _, _, err := Shares(1 << 22); err == nil {
+		t.Error("a process that is gone has shares")
+	}
+}
