@@ -66,10 +66,10 @@ func TestAConnectionThatBecomesNoSocketInTimeIsClosedWhateverItWaitsFor(t *testi
 		edge: e, limit: 10, limits: newLimits(config.Limits{}, reg), outcomes: newOutcomes(reg),
 		overall: 200 * time.Millisecond,
 	}
-	ended := make(chan struct{}, 1)
+	ended := make(chan error, 1)
 	server, err := newServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		<-r.Context().Done() // an answer that never comes
-		ended <- struct{}{}
+		ended <- r.Context().Err()
 	}), 32<<10, e.log)
 	if err != nil {
 		t.Fatal(err)
