@@ -40,7 +40,7 @@ func TestAnApplicationThatWasQuietForLongerThanItsEventsAreKeptTellsNoGap(t *tes
 	expect(t, s, 1, 1, 1)
 	neighbours(t, js, 20) // 2 to 21
 	looks := count(t, h.stats.looks)
-	await(t, "the leader was asked since", func() bool { return count(t, h.stats.looks) >= looks+2 })
+	await(t, "the leader was asked since", func() bool { return count(t, h.stats.looks) >= looks+3 })
 	expire(t, js, 12)
 	neighbours(t, js, 1) // 22
 	publish(t, js, 2, 2) // 23

@@ -10,21 +10,37 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"canopy/shared/event"
 	"canopy/shared/natstest"
 	"canopy/shared/subject"
 )
 
+// makeAnew deletes the stream and makes it again.
+func makeAnew(t *testing.T, js jetstream.JetStream, cfg jetstream.StreamConfig) {
+	t.Helper()
+	const storeFailed = 10049 // while the server still removes the old files
+	if err := js.DeleteStream(t.Context(), cfg.Name); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the stream is made anew", func() bool {
+		_, err := js.CreateStream(t.Context(), cfg)
+		var api *jetstream.APIError
+		if errors.As(err, &api) && api.ErrorCode == storeFailed {
+			return false
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return true
+	})
+}
+
 func TestAFeedThatOpensKnowsThatItsStreamWasMadeAnew(t *testing.T) {
 	h, js, _ := startHub(t, roomy, nil, nil)
 	old := h.Log(0)
-	if err := js.DeleteStream(t.Context(), subject.Stream(0)); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := js.CreateStream(t.Context(), natstest.StreamConfig(0, 1)); err != nil {
-		t.Fatal(err)
-	}
+	makeAnew(t, js, natstest.StreamConfig(0, 1))
 	log := fill(t, js, 5)
 	if log == old {
 		t.Fatal("the stream is the same")
@@ -63,14 +79,12 @@ func TestTheGapOfAStreamMadeAnewSaysWhereEventsGoOn(t *testing.T) {
 			had := s.got.Len()
 			s.mu.Unlock()
 			deaf.Store(true)
-			if err := js.DeleteStream(t.Context(), subject.Stream(0)); err != nil {
-				t.Fatal(err)
-			}
+			h.mu.Lock()
+			h.moved[0] = make(chan struct{}, 1) // as if it did not answer until it is filled
+			h.mu.Unlock()
 			cfg := natstest.StreamConfig(0, 1)
 			cfg.MaxMsgsPerSubject = c.limit
-			if _, err := js.CreateStream(t.Context(), cfg); err != nil {
-				t.Fatal(err)
-			}
+			makeAnew(t, js, cfg)
 			want := event.Cursor{Sequence: 1}
 			want.Log = fill(t, js, 0)
 			left := 0
@@ -85,6 +99,9 @@ func TestTheGapOfAStreamMadeAnewSaysWhereEventsGoOn(t *testing.T) {
 				want.Sequence = uint64(others + c.events - left + 1)
 			}
 			deaf.Store(false)
+			h.mu.Lock()
+			delete(h.moved, 0)
+			h.mu.Unlock()
 			h.Reconnected()
 			s.until(t, "the gap and what is left", func() bool { return s.whole() >= 5+1+left })
 			s.mu.Lock()
@@ -119,12 +136,7 @@ func TestWhatIsLeftOfAnOldLogHoldsNoFeedUp(t *testing.T) {
 	late.Header.Set("Nats-Sequence", "900")
 	late.Header.Set("Nats-Last-Sequence", "899")
 	late.Header.Set("Nats-Time-Stamp", time.Now().UTC().Format(time.RFC3339Nano))
-	if err := js.DeleteStream(t.Context(), subject.Stream(0)); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := js.CreateStream(t.Context(), natstest.StreamConfig(0, 1)); err != nil {
-		t.Fatal(err)
-	}
+	makeAnew(t, js, natstest.StreamConfig(0, 1))
 	log := fill(t, js, 0)
 	h.Reconnected()
 	f := h.feeds["app"]
@@ -153,12 +165,7 @@ func TestEventsOfAnotherLogAreNotReadAsThoseOfAFeed(t *testing.T) {
 	f := h.feeds["app"]
 	old := f.newest()
 	deaf.Store(true)
-	if err := js.DeleteStream(t.Context(), subject.Stream(0)); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := js.CreateStream(t.Context(), natstest.StreamConfig(0, 1)); err != nil {
-		t.Fatal(err)
-	}
+	makeAnew(t, js, natstest.StreamConfig(0, 1))
 	publish(t, js, 11, 16)
 	await(t, "the new events are lost", func() bool { return proxy.Dropped() >= 6 })
 	await(t, "that is another log", func() bool {
