@@ -28,6 +28,7 @@ const (
 	curveSockets    = 10_000 // where the curve is about something else
 	curveEdgeMost   = 18_000 // sockets of one edge
 	curveDeliveries = 50_000 // of each round, about
+	curveSteps      = 100    // of each round at most
 )
 
 // curve is one figure that goes up while the others stand.
@@ -130,7 +131,7 @@ func (p point) measure(ctx context.Context, o options) (r curveReading, err erro
 		return r, err
 	}
 	r.resident = float64(there-before) / float64(p.sockets)
-	steps := max(2, curveDeliveries/p.sockets)
+	steps := min(max(2, curveDeliveries/p.sockets), curveSteps)
 	if p.size > 8<<10 {
 		steps = 2 // these are gigabytes already
 	}
@@ -301,8 +302,22 @@ func (c curve) row(readings []curveReading) report.Row {
 			fmt.Sprintf("%.1f", report.Median(r.p50)), fmt.Sprintf("%.1f", report.Median(r.last)), fmt.Sprintf("%.1f", report.Median(r.natsCPU)),
 			fmt.Sprintf("%.0f", r.resident), fmt.Sprintf("%.0f", r.opening)})
 	}
+	if first, last := 0, len(readings)-1; last > first {
+		row.Shows = append(row.Shows, fmt.Sprintf("From %s to %s the edges' CPU per delivery goes from %.0f to %.0f ns: the kernel's part from %.0f to %.0f ns, Canopy's own from %.0f to %.0f ns.",
+			c.points[first].name, c.points[last].name, report.Median(readings[first].cpu), report.Median(readings[last].cpu),
+			readings[first].part(true), readings[last].part(true), readings[first].part(false), readings[last].part(false)))
+	}
 	row.Pictures = []report.Picture{{Title: c.title, Axis: "CPU of the edges per delivery, ns", Log: true, Bars: row.Results}, memory}
 	return row
+}
+
+// part is the edges' CPU per delivery in the kernel, or in user space.
+func (r curveReading) part(kernel bool) float64 {
+	share := report.Median(r.system) / 100
+	if !kernel {
+		share = 1 - share
+	}
+	return share * report.Median(r.cpu)
 }
 
 // curvesNote is beside those of every row.
