@@ -17,7 +17,7 @@ func TestTheLastPointOfEachSmallCurveIsMeasured(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, want := range []string{
-		"| 20 sockets | 1 | 100 | 2,000 |", "| 10 applications | 1 | 1,000 | 2,000 |", "| 65536 bytes | 1 | 2 | 40 |", "| 8 edges | 8 | 100 | 2,000 |",
+		"| 20 sockets | 1 | 100 | 2,000 |", "| 10 applications | 1 | 1,000 | 2,000 |", "| 65,536 bytes | 1 | 2 | 40 |", "| 8 edges | 8 | 100 | 2,000 |",
 	} {
 		c := curvesOf(512, 20)[i]
 		c.points = c.points[len(c.points)-1:]

@@ -74,16 +74,6 @@ type delivery struct {
 	peak  int64 // bytes in buffers of TCP sockets
 }
 
-// churned is what happened while sockets were replaced.
-type churned struct {
-	sockets  int
-	events   int
-	took     time.Duration
-	seen     drain.Snapshot
-	coverage drain.Coverage
-	cores    fleetCores
-}
-
 // fleetUsed is processor time.
 type fleetUsed struct{ edges, clients, nats time.Duration }
 
