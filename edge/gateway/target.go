@@ -11,7 +11,9 @@ import (
 	"canopy/edge/internal/group"
 )
 
-// target is what a request asks for.
+// target is what a request asks for. A socket keeps it, and so its names are copies: else
+// each would keep the whole line of its request, with whatever stands there besides, a token
+// perhaps.
 type target struct {
 	application string
 	filter      feed.Filter
@@ -42,12 +44,13 @@ func parsePath(escaped string) (application string, filter feed.Filter, ok bool)
 	if err != nil {
 		return "", feed.Filter{}, false
 	}
+	application = strings.Clone(application)
 	if len(segments) == 2 {
 		channel, err := url.PathUnescape(segments[1])
 		if err != nil {
 			return "", feed.Filter{}, false
 		}
-		filter = feed.Filter{Channel: channel, ByChannel: true}
+		filter = feed.Filter{Channel: strings.Clone(channel), ByChannel: true}
 	}
 	return application, filter, true
 }
@@ -85,13 +88,16 @@ func parseTarget(r *http.Request) (target, *refusal) {
 	if refused != nil {
 		return target{}, refused
 	}
-	filter.Device, filter.ByDevice = query["device"], has(query, "device")
+	filter.Device, filter.ByDevice = strings.Clone(query["device"]), has(query, "device")
 	credentials := authn.Query{
 		Token:    optional(query, "token"),
 		Username: optional(query, "username"),
 		APIKey:   optional(query, "api_key"),
 	}
 	t := target{application: application, filter: filter, group: optional(query, "group_id"), credentials: credentials}
+	if t.group != nil {
+		*t.group = strings.Clone(*t.group)
+	}
 	if has(query, "since") {
 		var err error
 		if t.since, err = feed.ParseSince(query["since"]); err != nil {

@@ -39,8 +39,10 @@ func (e *Invalid) Message() string { return "Invalid request: " + e.Reason }
 // Kind says which kind of credentials these are.
 func (c Credentials) Kind() Kind { return c.kind }
 
-// NewKey returns the credentials of an API key.
-func NewKey(user, key string) Credentials { return Credentials{kind: Key, user: user, secret: key} }
+// NewKey returns the credentials of an API key, to be kept: they are copies.
+func NewKey(user, key string) Credentials {
+	return Credentials{kind: Key, user: strings.Clone(user), secret: strings.Clone(key)}
+}
 
 // APIKey returns the user and the key of credentials of kind Key, and nothing of others.
 func (c Credentials) APIKey() (user, key string) {
