@@ -44,7 +44,7 @@ func (o *fleetOptions) define(flags *flag.FlagSet) {
 	flags.DurationVar(&o.pingTimeout, "fleet-ping-timeout", 45*time.Second, "`time` in which it must answer")
 	flags.DurationVar(&o.hold, "fleet-hold", 2*time.Minute, "`time` for which row 11 leaves the open sockets alone")
 	flags.IntVar(&o.events, "fleet-events", 3, "`events` of row 11 to all sockets, one at a time")
-	flags.DurationVar(&o.churn, "fleet-churn", time.Minute, "`time` for which row 11 replaces a thousandth of the sockets each second")
+	flags.DurationVar(&o.churn, "fleet-churn", 2*time.Minute, "`time` for which row 11 replaces a thousandth of the sockets each second")
 	flags.IntVar(&o.churnEvents, "fleet-churn-events", 4, "`events` meanwhile; one more comes afterwards")
 }
 
