@@ -349,16 +349,15 @@ func TestMadeUpKeyIdsCauseOneFetchAndSlowDownNobody(t *testing.T) {
 		}
 	}
 	slices.Sort(took)
-	p90, p99, lasted, fetched := took[len(took)*9/10], took[len(took)*99/100], time.Since(start), o.fetches.Load()-before
+	p99, lasted, fetched := took[len(took)*99/100], time.Since(start), o.fetches.Load()-before
 	t.Logf("%d made-up key ids in %v: %d fetches of keys; %d good logins, p50 %v, p99 %v, max %v",
 		kids, lasted, fetched, len(took), took[len(took)/2], p99, took[len(took)-1])
 	// One more for the fetch in the background that may fall into the time.
 	if most := 1 + int64(lasted/(10*time.Second)) + 1; fetched < 1 || fetched > most {
 		t.Errorf("%d fetches of keys in %v, want 1 to %d", fetched, lasted, most)
 	}
-	// Not the 99th of a hundred: on a machine that is busy with other tests a few are late.
-	if p90 > 500*time.Millisecond { // a fetch may take a second
-		t.Errorf("a tenth of the good logins took %v or longer", p90)
+	if p99 > 500*time.Millisecond { // a fetch may take a second; the machine may be busy
+		t.Errorf("p99 of good logins is %v", p99)
 	}
 }
 
@@ -401,8 +400,8 @@ func TestWrongKeysAreHeldBackAndSlowDownNobody(t *testing.T) {
 	slices.Sort(took)
 	t.Logf("%d wrong keys in %v, %d of them answered 429; %d good logins, p50 %v, p99 %v", guesses, time.Since(start),
 		held.Load(), len(took), took[len(took)/2], took[len(took)*99/100])
-	if p90 := took[len(took)*9/10]; p90 > 500*time.Millisecond {
-		t.Errorf("a tenth of the good logins took %v or longer", p90)
+	if p99 := took[len(took)*99/100]; p99 > 500*time.Millisecond {
+		t.Errorf("p99 of good logins is %v", p99)
 	}
 	if n := s.metric(`canopy_edge_over_limit_total{limit="failed_sign_ins"}`); n != float64(held.Load()) {
 		t.Errorf("%v refusals are counted, want %d", n, held.Load())

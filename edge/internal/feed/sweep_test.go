@@ -15,7 +15,7 @@ import (
 func TestEverySocketGetsEveryEventOnceAndInOrder(t *testing.T) {
 	f := newTestFeed(t, roomy)
 	f.emit(1, 10, labels{})
-	sockets := make([]*fakeSocket, 100)
+	sockets := make([]*fakeSocket, 300)
 	for i := range sockets {
 		sockets[i] = newFakeSocket(-1)
 		f.join(sockets[i], Filter{})
