@@ -154,6 +154,7 @@ func TestMembersOfAGroupGetTheirEventsCompressed(t *testing.T) {
 	c := newCrew(t)
 	c.add(0, s.dialPacked("/open-app?group_id=g", nil))
 	c.add(1, s.dial("/open-app?group_id=g", nil))
+	s.awaitMembers(2)
 	s.publishMany("open-app", "", 0, events)
 	got := [2]int{}
 	seen := map[int]bool{}

@@ -104,6 +104,9 @@ func TestMembersSpreadOverEdgesOfAClusterGetEqualShares(t *testing.T) {
 			members++
 		}
 	}
+	for e, n := range spread {
+		edges[e].awaitMembers(n)
+	}
 	slow := func() (n float64) {
 		for _, e := range edges {
 			n += e.metric("canopy_edge_group_slow_total")

@@ -123,12 +123,20 @@ func (s *stack) awaitGroup(name, what string, ok func(group.Status) bool) group.
 	return last
 }
 
+// awaitMembers waits until so many members of group g have their turn: a client may know a
+// moment earlier that it is connected.
+func (s *stack) awaitMembers(n int) {
+	s.t.Helper()
+	s.awaitGroup("g", "all members are there", func(g group.Status) bool { return g.Members == n })
+}
+
 func TestTwoMembersOfAGroupAlternate(t *testing.T) {
 	s := startEdge(t, nil)
 	c := newCrew(t)
 	for member := range 2 {
 		c.add(member, s.dial("/open-app?group_id=g", nil))
 	}
+	s.awaitMembers(2)
 	first := -1
 	for n := range 20 {
 		s.publish("open-app", "", n)
@@ -151,6 +159,7 @@ func TestMembersOfOneEdgeGetEqualShares(t *testing.T) {
 			for member := range members {
 				c.add(member, s.dial("/open-app?group_id=g", nil))
 			}
+			s.awaitMembers(members)
 			var share, seen []int
 			for try := range 10 {
 				// A member that the machine keeps waiting for 250 ms is passed over, rightly.

@@ -44,21 +44,27 @@ type sight struct {
 	floor   uint64        // stream sequence up to which everything was acknowledged
 	behind  bool          // events waited in the stream
 	missing uint64        // the oldest event of the application when a gap was told last
-	newest  uint64        // event that this edge was sent for the first time
-	risk    uint64        // an event behind which the log was forgetting, 0 if none
-	risked  time.Duration // when that was noticed last
+	risk    bool          // the log may have forgotten events that nobody was given
+	safe    uint64        // with risk: stream sequence behind which they are
+	risked  time.Duration // when the group was last looked at because of that
 	failing time.Duration // since when it does not answer, 0 if it does
 
 	failover time.Duration // when it is made again, if it goes on failing
 }
 
-// endanger has the consumer looked at soon, since the log was forgetting when it sent an
-// event: what stood between that and the one before may be gone already. A group that stays
-// behind is told of it from time to time.
-func (s *sight) endanger(now time.Duration) {
-	if s.risk == 0 && (s.risked == 0 || now-s.risked >= riskEvery) {
-		s.risk, s.risked, s.at = max(s.newest, s.floor), now, 0
+// endanger has the consumer looked at soon: events behind a stream sequence may be gone
+// that nobody was given.
+func (s *sight) endanger(behind uint64) {
+	if s.risk {
+		behind = min(behind, s.safe)
 	}
+	s.risk, s.safe = true, behind
+}
+
+// due says whether the consumer is to be looked at again. A group that stays at risk is
+// told of it from time to time.
+func (s *sight) due(now, every time.Duration) bool {
+	return s.at == 0 || now-s.at >= every || s.risk && (s.risked == 0 || now-s.risked >= riskEvery)
 }
 
 // ensure finds the group's consumer or makes it: a new group begins with new events.
@@ -199,16 +205,15 @@ func describe(k Key) string {
 // not got are gone.
 func (h *Hub) see(ctx context.Context, g *Group, info *jetstream.ConsumerInfo, check bool) error {
 	g.mu.Lock()
-	seen := g.seen
+	seen := &g.seen
 	seen.at, seen.failing, seen.created = h.now(), 0, info.Created
 	seen.floor, seen.behind = max(seen.floor, info.AckFloor.Stream), info.NumPending > 0
-	after := info.AckFloor.Stream
-	if seen.risk != 0 {
-		check, after, seen.risk = true, seen.risk, 0
+	after, risk, missing := info.AckFloor.Stream, seen.risk, seen.missing
+	if risk {
+		after, seen.risk, seen.risked = seen.safe, false, seen.at
 	}
-	g.seen = seen
 	g.mu.Unlock()
-	if !check || after == 0 {
+	if !risk && (!check || after == 0) {
 		return nil
 	}
 	oldest, err := h.oldest(ctx, g)
@@ -216,8 +221,16 @@ func (h *Hub) see(ctx context.Context, g *Group, info *jetstream.ConsumerInfo, c
 		// Nothing is left of the application: nobody can tell whose events stood there.
 		_, oldest, err = h.streamOf(ctx, g)
 	}
-	if err != nil || oldest <= after+1 || oldest == seen.missing {
+	if err != nil {
+		if risk {
+			g.mu.Lock()
+			g.seen.endanger(after)
+			g.mu.Unlock()
+		}
 		return err
+	}
+	if oldest <= after+1 || oldest == missing {
+		return nil
 	}
 	g.mu.Lock()
 	g.seen.missing = oldest
@@ -233,10 +246,11 @@ type retention struct {
 	asked time.Duration
 }
 
-// forgets says whether the log was forgetting events of the application when it sent this
-// one: what stands behind it may be gone before it is sent.
+// forgets says whether the log was near forgetting events of the application when it sent
+// this one: what stands behind it may be gone before it is sent. JetStream's number of
+// events behind it is wrong where it has skipped some, hence the half.
 func (r retention) forgets(from origin, now time.Time) bool {
-	return r.most > 0 && from.pending+1 >= r.most ||
+	return r.most > 0 && 2*(from.pending+1) >= r.most ||
 		r.age > 0 && now.UnixNano()-from.stored >= int64(r.age-retentionMargin)
 }
 

@@ -85,11 +85,8 @@ func (g *Group) receive(list []*nats.Msg) {
 	g.mu.Lock()
 	now := g.hub.now()
 	for _, next := range made[:len(list)] {
-		if next.event != nil && next.from.delivered == 1 {
-			if g.retention.forgets(next.from, wall) {
-				g.seen.endanger(now)
-			}
-			g.seen.newest = max(g.seen.newest, next.from.sequence)
+		if next.event != nil && next.from.delivered == 1 && g.retention.forgets(next.from, wall) {
+			g.seen.endanger(g.seen.floor)
 		}
 		switch d := next.event; {
 		case d == nil:

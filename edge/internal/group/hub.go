@@ -149,6 +149,11 @@ func (h *Hub) Run(ctx context.Context) error {
 		return fmt.Errorf("subscribe to advisories of consumers: %w", err)
 	}
 	defer func() { _ = deleted.Unsubscribe() }()
+	ended, err := h.nc.Subscribe(endedAdvisory+"*.*", h.eventEnded)
+	if err != nil {
+		return fmt.Errorf("subscribe to advisories of events: %w", err)
+	}
+	defer func() { _ = ended.Unsubscribe() }()
 	if h.config.Groups.Replicas == 1 {
 		created, err := h.nc.Subscribe(createdAdvisory+"*.*", h.consumerCreated)
 		if err != nil {

@@ -66,6 +66,9 @@ func (r *rotation) handBack() {
 	list := slices.Concat(r.back, r.fresh.all())
 	slices.SortFunc(list, func(a, b *delivery) int { return cmp.Compare(a.seq, b.seq) })
 	for _, d := range list {
+		if d.lease == forever && r.gone == 0 {
+			r.gone = d.seq
+		}
 		r.done.naks = append(r.done.naks, d.reply)
 		r.forget(d)
 	}

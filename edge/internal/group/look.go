@@ -3,6 +3,7 @@ package group
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"slices"
 	"strings"
@@ -19,6 +20,7 @@ import (
 const (
 	deletedAdvisory = "$JS.EVENT.ADVISORY.CONSUMER.DELETED."
 	createdAdvisory = "$JS.EVENT.ADVISORY.CONSUMER.CREATED."
+	endedAdvisory   = "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED."
 
 	lookEvery = 30 * time.Second
 
@@ -45,6 +47,26 @@ func (h *Hub) consumerCreated(msg *nats.Msg) {
 		g.mu.Lock()
 		g.seen.failing = 0
 		g.mu.Unlock()
+	}
+}
+
+// eventEnded takes JetStream's advisory: the log has forgotten an event that a consumer had
+// sent and nobody had acknowledged. It is not sent again.
+func (h *Hub) eventEnded(msg *nats.Msg) {
+	g := h.advised(msg, endedAdvisory)
+	if g == nil {
+		return
+	}
+	var ended struct {
+		Sequence uint64 `json:"stream_seq"`
+	}
+	if err := json.Unmarshal(msg.Data, &ended); err != nil || ended.Sequence == 0 {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.rotation.own(ended.Sequence) {
+		g.seen.endanger(ended.Sequence - 1)
 	}
 }
 
@@ -102,7 +124,7 @@ func (h *Hub) due() []*Group {
 	h.mu.RLock()
 	for _, g := range h.groups {
 		g.mu.Lock()
-		if g.sockets > 0 && g.isOpen() && (g.seen.at == 0 || now-g.seen.at >= every) {
+		if g.sockets > 0 && g.isOpen() && g.seen.due(now, every) {
 			all = append(all, dueAt{g, g.seen.at})
 		}
 		g.mu.Unlock()

@@ -1,6 +1,7 @@
 package group
 
 import (
+	"math"
 	"slices"
 	"time"
 )
@@ -45,6 +46,9 @@ const (
 
 	// leaseMargin is the part of the lease's end in which nothing is given out.
 	leaseMargin = 2 * time.Second
+
+	// forever is beyond the end of any process.
+	forever = time.Duration(math.MaxInt64 / 2)
 )
 
 // limits bound what a group has on this edge.
@@ -95,6 +99,7 @@ type rotation struct {
 	keep   bool             // nobody is ready, and the last subscription stays for a moment
 	bytes  int64            // of held
 	renew  time.Duration    // when the next lease is to be renewed
+	gone   uint64           // the first event that was handed back in vain, 0 if none
 
 	busy  []*Member // that have something in flight, or leave
 	dirty []*Member // that have something to be written
@@ -178,6 +183,16 @@ func (r *rotation) take(d *delivery, now time.Duration) {
 	r.held[d.seq] = d
 	r.bytes += int64(len(d.data))
 	r.fresh.push(d)
+}
+
+// own says whether an event is here. If so, it is nowhere else any more: it is given out
+// however long that takes, and handing it back is losing it.
+func (r *rotation) own(seq uint64) bool {
+	d := r.held[seq]
+	if d != nil {
+		d.lease, d.sure = forever, forever
+	}
+	return d != nil
 }
 
 // say has a notice given to the next member whose turn it is.

@@ -267,6 +267,27 @@ func TestLeasesOfWhatIsHeldAreRenewedAndLapsedOnesAreGivenToNobody(t *testing.T)
 	s.want("given", s.got[m], []uint64{1})
 }
 
+func TestAnEventThatTheLogHasForgottenIsGivenHoweverLate(t *testing.T) {
+	s := newStand(t, 2)
+	m, other := s.members[0], s.members[1]
+	m.window, other.window = 0, 0
+	s.events(1, 2)
+	s.want("is here", s.r.own(2), true)
+	s.want("another is here", s.r.own(3), false)
+	s.r.tick(s.now, false, false) // the lease of the first ends
+	s.now += time.Minute
+	m.window = 256
+	s.work()
+	s.want("given", s.got[m], []uint64{2})
+	s.want("lost", s.r.gone, uint64(0))
+	for _, m := range s.members {
+		s.r.leave(m, false, s.now)
+	}
+	s.work()
+	s.want("handed back", s.nacked, []uint64{2})
+	s.want("lost", s.r.gone, uint64(2))
+}
+
 func TestEventsThatWaitForNobodyAreHandedBackAfterASecond(t *testing.T) {
 	s := newStand(t, 1)
 	m := s.members[0]

@@ -91,6 +91,10 @@ func (w *worker) round(g *Group) bool {
 	g.rotation.assign(g.hub.now(), g.hub.overHeld())
 	w.outcome, g.rotation.done = g.rotation.done, w.outcome.reset()
 	want := g.rotation.subscriptions()
+	if n := g.rotation.gone; n > 0 {
+		g.seen.endanger(n - 1)
+		g.rotation.gone = 0
+	}
 	if w.outcome.empty() {
 		// The memory goes on with the worker: there may be very many groups.
 		w.outcome, g.rotation.done = g.rotation.done, outcome{}
