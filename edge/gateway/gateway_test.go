@@ -70,9 +70,17 @@ func startEdge(t *testing.T, change func(*config.Config)) *stack {
 // startEdgeLogging is startEdge with a log of its own.
 func startEdgeLogging(t *testing.T, log *zap.Logger, change func(*config.Config)) *stack {
 	t.Helper()
+	s := startUnreadyEdge(t, log, change)
+	s.waitReady()
+	return s
+}
+
+// startUnreadyEdge is startEdgeLogging for an edge that lacks something: it listens.
+func startUnreadyEdge(t *testing.T, log *zap.Logger, change func(*config.Config)) *stack {
+	t.Helper()
 	server := natstest.Start(t)
 	s := &stack{t: t, log: log, nats: server, natsURL: server.URL(), js: natstest.Streams(t, server.Connect(), shards)}
-	s.run(change)
+	s.launch(change)
 	return s
 }
 
@@ -105,8 +113,15 @@ func (s *stack) another(change func(*config.Config)) *stack {
 	return o
 }
 
-// run runs the edge until the test ends.
+// run runs the edge, which gets ready, until the test ends.
 func (s *stack) run(change func(*config.Config)) {
+	s.t.Helper()
+	s.launch(change)
+	s.waitReady()
+}
+
+// launch runs the edge until the test ends.
+func (s *stack) launch(change func(*config.Config)) {
 	t := s.t
 	t.Helper()
 	s.file = filepath.Join(t.TempDir(), "applications.yaml")
@@ -154,7 +169,6 @@ func (s *stack) run(change func(*config.Config)) {
 			t.Errorf("edge ended with %v", err)
 		}
 	})
-	s.waitReady()
 }
 
 func (s *stack) waitReady() {

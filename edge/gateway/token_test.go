@@ -31,6 +31,7 @@ type oidc struct {
 	*mockoidc.MockOIDC
 	t       *testing.T
 	fetches atomic.Int64 // of its keys
+	mute    atomic.Bool  // it gives no keys
 }
 
 func startOIDC(t *testing.T) *oidc {
@@ -48,6 +49,10 @@ func startOIDC(t *testing.T) *oidc {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path == mockoidc.JWKSEndpoint {
 				o.fetches.Add(1)
+				if o.mute.Load() {
+					w.WriteHeader(http.StatusServiceUnavailable)
+					return
+				}
 			}
 			next.ServeHTTP(w, r)
 		})
