@@ -60,6 +60,10 @@ func TestLimits(t *testing.T) {
 			429, "10", `from this address`, "connections_per_address"},
 		{"the edge before an address", config.Limits{Connections: 1, ConnectionsPerAddress: 1}, "/open-app", "/open-app", nil,
 			503, "5", `on this edge`, "connections"},
+		{"headers before the edge", config.Limits{Connections: 1}, "/open-app", "/open-app", http.Header{"X": {strings.Repeat("x", 33<<10)}},
+			431, "", `RequestHeaderFieldsTooLarge`, "header_bytes"},
+		{"of an application before its groups", config.Limits{ConnectionsPerApplication: 1, NewGroupsPerAddress: 1}, "/open-app?group_id=g", "/open-app?group_id=h", nil,
+			429, "10", `to this application`, "connections_per_application"},
 		{"of a user after what he may read", config.Limits{ConnectionsPerUser: 1}, "/secret-app", "/nobody", key,
 			404, "", `Application / nobody`, ""},
 		{"of a user before his application", config.Limits{ConnectionsPerUser: 1, ConnectionsPerApplication: 1}, "/secret-app", "/secret-app", key,
@@ -75,8 +79,9 @@ func TestLimits(t *testing.T) {
 				limits.Connections, limits.ConnectionsPerSecond = c.limits.Connections, c.limits.ConnectionsPerSecond
 				limits.ConnectionsPerAddress, limits.ConnectionsPerUser = c.limits.ConnectionsPerAddress, c.limits.ConnectionsPerUser
 				limits.ConnectionsPerApplication = c.limits.ConnectionsPerApplication
+				limits.NewGroupsPerAddress = c.limits.NewGroupsPerAddress
 			})
-			s.dial(c.first, with(c.header, http.Header{"Upgrade": {"websocket"}}))
+			s.dial(c.first, with(c.header, http.Header{"Upgrade": {"websocket"}, "X": nil}))
 			answer, body := s.ask(http.MethodGet, c.second, c.header)
 			for c.metric == "connections_per_second" && answer.StatusCode == 101 { // a second had passed
 				answer, body = s.ask(http.MethodGet, c.second, c.header)

@@ -56,6 +56,40 @@ func TestASilentClientIsPingedThenDroppedAndOneThatAnswersStays(t *testing.T) {
 	}
 }
 
+func TestAClientThatShowsLifeIsNotPinged(t *testing.T) {
+	s := startEdge(t, func(cfg *config.Config) {
+		cfg.Edge.Ping = config.Ping{Interval: 5 * time.Second, Timeout: time.Minute}
+	})
+	c, lively := s.rawDial("/open-app", "")
+	_, silent := s.rawDial("/open-app", "")
+	pinged := make(chan error, 1)
+	go func() {
+		_, err := io.ReadFull(silent, make([]byte, 2))
+		pinged <- err
+	}()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for waits := true; waits; {
+		select {
+		case <-tick.C:
+			if _, err := io.WriteString(c, masked(0x8A, "")); err != nil {
+				t.Fatal(err)
+			}
+		case err := <-pinged:
+			if err != nil {
+				t.Fatalf("the silent client got no Ping: %v", err)
+			}
+			waits = false
+		}
+	}
+	if _, err := io.WriteString(c, masked(0x89, "hi")); err != nil {
+		t.Fatal(err)
+	}
+	if opcode, payload := readFrame(t, lively); opcode != 0xA || string(payload) != "hi" {
+		t.Errorf("the first frame is %x %q, want the answer to the client's own Ping", opcode, payload)
+	}
+}
+
 func TestFramesBehindTheHandshakeAreRead(t *testing.T) {
 	s := startEdge(t, nil)
 	ping := "\x89\x82\x00\x00\x00\x00hi"
