@@ -165,6 +165,23 @@ func TestUnknownKeyIdsCauseOneRefreshInTenSeconds(t *testing.T) {
 	})
 }
 
+func TestAnUnknownKeyIdThatComesWithTheClockIsNoSecondFetch(t *testing.T) {
+	fetches := 0
+	k := newKeySet(func(context.Context) ([]jwkset.JWK, error) { fetches++; return nil, nil }, zap.NewNop(),
+		prometheus.NewCounterVec(prometheus.CounterOpts{Name: "refresh"}, []string{"outcome"}))
+	k.refresh(t.Context())
+	done, _ := k.askForRefresh()
+	k.refresh(t.Context()) // because it is time, before run has seen the wish
+	select {
+	case <-done:
+	default:
+		t.Error("who waits for the key is not told")
+	}
+	if len(k.wanted) != 0 || fetches != 2 {
+		t.Errorf("after %d fetches %d more are wanted, want 2 and none", fetches, len(k.wanted))
+	}
+}
+
 func TestNoTokenWaitsLongerThanASecondForAnIssuerThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hang := false
