@@ -61,12 +61,17 @@ func (h *Hub) allow(ctx context.Context, g *Group, address string) error {
 	return err
 }
 
-// forgive takes back that address has made g.
+// forgive takes back that address has made g. An address that has made nothing else is
+// forgotten, so that those who are refused push out nobody.
 func (q *quota) forgive(g *Group, address string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if g.key.Anonymous && q.addresses[address] > 0 {
-		q.addresses[address]--
+	switch n := q.addresses[address]; {
+	case !g.key.Anonymous:
+	case n > 1:
+		q.addresses[address] = n - 1
+	case n == 1:
+		delete(q.addresses, address)
 	}
 }
 

@@ -1,6 +1,7 @@
 package group
 
 import (
+	"strconv"
 	"testing"
 	"time"
 
@@ -20,5 +21,29 @@ func TestGroupsThatAreMadeAtTheSameTimeKeepToTheLimit(t *testing.T) {
 	}
 	if !q.add("app", 5, now.Add(countFor)) {
 		t.Error("an old number is still believed")
+	}
+}
+
+func TestAddressesThatMadeNoGroupLeaveRoomForOthers(t *testing.T) {
+	q, now := newQuota(config.Limits{NewGroupsPerAddress: 2}), time.Now()
+	g := &Group{key: Key{Anonymous: true}}
+	for n := range maxRemembered + 10 {
+		address := strconv.Itoa(n)
+		if !q.newcomer(address, now) {
+			t.Fatalf("address %d is refused its first group", n)
+		}
+		q.forgive(g, address)
+	}
+	for n := range 3 {
+		if ok := q.newcomer("another", now); ok != (n < 2) {
+			t.Errorf("group %d of an address is allowed: %v, with a limit of 2", n+1, ok)
+		}
+	}
+	q.forgive(g, "another")
+	q.forgive(&Group{}, "another") // of a user, who has no account among addresses
+	for n := range 2 {
+		if ok := q.newcomer("another", now); ok != (n < 1) {
+			t.Errorf("group %d after one was forgiven is allowed: %v", n+1, ok)
+		}
 	}
 }
