@@ -126,6 +126,8 @@ func TestWhatNetHTTPCannotReadIsRefusedInJSON(t *testing.T) {
 		{"no request", "hello\r\n\r\n", `400 Bad Request`},
 		{"no host", "GET / HTTP/1.1\r\n\r\n", `{"error":"BadRequest","message":"Bad Request: missing required Host header"}`},
 		{"an unknown coding", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: x\r\n\r\n", `501 Not Implemented`},
+		{"an unknown expectation", "GET /open-app HTTP/1.1\r\nHost: h\r\nExpect: x\r\n\r\n", `{"error":"ExpectationFailed","message":"Expectation Failed: unknown expectation"}`},
+		{"one in HTTP/1.0", "GET /open-app HTTP/1.0\r\nHost: h\r\nExpect: x\r\n\r\n", `417 Expectation Failed`},
 	} {
 		answer, err := io.ReadAll(s.connect(c.request))
 		text := string(answer)
@@ -133,8 +135,10 @@ func TestWhatNetHTTPCannotReadIsRefusedInJSON(t *testing.T) {
 			t.Errorf("%s: got %q, %v; want %s in JSON", c.name, text, err, c.want)
 		}
 	}
-	if n := s.metric(`canopy_edge_requests_total{status="400"}`); n != 2 {
-		t.Errorf("%v requests are counted as 400, want 2", n)
+	for _, status := range []string{"400", "417"} {
+		if n := s.metric(`canopy_edge_requests_total{status="` + status + `"}`); n != 2 {
+			t.Errorf("%v requests are counted as %s, want 2", n, status)
+		}
 	}
 }
 

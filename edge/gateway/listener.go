@@ -126,6 +126,10 @@ func (c *jsonConn) Write(b []byte) (int, error) {
 
 // ownRefusal reads an answer of net/http's own, nil if b is another one.
 func ownRefusal(b []byte) *refusal {
+	if bytes.HasPrefix(b, []byte("HTTP/1.1 417 ")) || bytes.HasPrefix(b, []byte("HTTP/1.0 417 ")) {
+		// Another one than 100-continue; no handler answers so.
+		return &refusal{status: http.StatusExpectationFailed, kind: "ExpectationFailed", message: "Expectation Failed: unknown expectation"}
+	}
 	rest, ok := bytes.CutPrefix(b, []byte("HTTP/1.1 "))
 	if !ok || len(rest) < 3 {
 		return nil
