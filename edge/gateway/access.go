@@ -39,8 +39,8 @@ type source interface {
 	session.Authorizer
 	// MayRead reports whether somebody who signs in may read an application, and when what
 	// that goes by was asked. If admit is not nil, asking somebody for that takes its
-	// consent, and the error wraps authn.ErrNotAsked without. Any other error means that
-	// nobody can tell.
+	// consent, and the error wraps authn.ErrNotAsked without. It wraps authn.ErrBusy if too
+	// many are asked about. Any other error means that nobody can tell.
 	MayRead(ctx context.Context, p authn.Principal, application string, admit func() bool) (ok bool, asked time.Time, err error)
 	// Run keeps the answers up to date until ctx ends.
 	Run(ctx context.Context) error
@@ -94,6 +94,8 @@ func (a *admission) authorize(r *http.Request, p authn.Principal, application st
 	case errors.Is(err, authn.ErrNotAsked):
 		a.limits.vain.Inc()
 		return grant{}, tooMany("Too many requests for applications that you may not read", seconds(wait))
+	case errors.Is(err, authn.ErrBusy):
+		return grant{}, a.limits.busy()
 	case err != nil:
 		return grant{}, internal("Authorization is not available", err)
 	case !ok:

@@ -244,6 +244,8 @@ func (a *admission) identify(r *http.Request, to target) (authn.Principal, *refu
 		return authn.Principal{}, tooMany(message, seconds(failed.RetryAfter))
 	case errors.Is(err, authn.ErrForbidden):
 		return authn.Principal{}, forbidden("Forbidden", err)
+	case errors.Is(err, authn.ErrBusy):
+		return authn.Principal{}, a.limits.busy()
 	case err != nil:
 		return authn.Principal{}, internal("Authentication is not available", err)
 	}

@@ -94,6 +94,7 @@ type cloud struct {
 	allowed bool
 	down    bool
 	slow    string // a question that holds this is answered only once the test is over
+	held    int    // how many such questions have come
 	asked   map[string]int
 }
 
@@ -115,6 +116,9 @@ func startCloud(t *testing.T) *cloud {
 		body, _ := io.ReadAll(r.Body)
 		d.mu.Lock()
 		hangs := d.slow != "" && strings.Contains(string(body), d.slow)
+		if hangs {
+			d.held++
+		}
 		d.mu.Unlock()
 		if hangs {
 			<-over

@@ -101,6 +101,7 @@ func TestMetricsHaveTheNamesThatOperatorsKnow(t *testing.T) {
 		`canopy_edge_over_limit_total{limit="header_bytes"} 0`,
 		`canopy_edge_over_limit_total{limit="message_bytes"} 0`,
 		`canopy_edge_over_limit_total{limit="messages_per_second"} 0`,
+		`canopy_edge_over_limit_total{limit="questions"} 0`,
 	} {
 		if !strings.Contains(metrics, "\n"+name) {
 			t.Errorf("no metric %s", name)

@@ -28,6 +28,7 @@ type limits struct {
 	newGroups    prometheus.Counter // refusals by the number of an address's new ones
 	signIns      prometheus.Counter // refusals by the number of sign-ins that failed
 	vain         prometheus.Counter // refusals by the number of questions about access that is not there
+	questions    prometheus.Counter // refusals by the number of questions to Drogue's services at once
 	perSecond    *rate.Limiter      // nil is off
 	addresses    quota[netip.Prefix]
 	peers        quota[netip.Prefix] // connections that are no sockets yet
@@ -50,6 +51,7 @@ func newLimits(l config.Limits, reg prometheus.Registerer) *limits {
 		newGroups:    over("new_groups_per_address"),
 		signIns:      over("failed_sign_ins"),
 		vain:         over("forbidden_applications"),
+		questions:    over("questions"),
 		addresses:    newQuota[netip.Prefix](l.ConnectionsPerAddress, address),
 		peers:        newQuota[netip.Prefix](peers, address),
 		users:        newQuota[string](l.ConnectionsPerUser, over("connections_per_user")),
@@ -77,6 +79,12 @@ func (l *limits) enter(address netip.Addr) (*place, *refusal) {
 		return nil, refused
 	}
 	return p, nil
+}
+
+// busy is the answer to a client about whom there was no room to ask.
+func (l *limits) busy() *refusal {
+	l.questions.Inc()
+	return unavailable("Too many clients are asked about", nil)
 }
 
 // place is what one socket holds of the limits, from its request to its end. Only the

@@ -22,8 +22,8 @@ import (
 type KeyVerifier interface {
 	// VerifyKey returns the principal of an API key. A key counts only with its own user
 	// and until it expires; otherwise the error wraps ErrForbidden. To ask somebody for
-	// that takes the consent of admit, and the error wraps ErrNotAsked without. Any other
-	// error means that nobody can tell. Any goroutine may call it.
+	// that takes the consent of admit, and the error wraps ErrNotAsked without, and ErrBusy
+	// if too many are asked about. Any other error means that nobody can tell. Any goroutine may call it.
 	VerifyKey(ctx context.Context, user, key string, admit func() bool) (Principal, error)
 }
 
@@ -109,7 +109,7 @@ func join(errs []error) error {
 
 // Authenticate returns who brings these credentials from that address. It may wait for an
 // issuer, but at most a second, and only for a token whose key is unknown. The error wraps
-// ErrForbidden or ErrUnavailable, or is a *TooMany: an address from which many API keys
+// ErrForbidden, or ErrUnavailable, with ErrBusy if that is why, or is a *TooMany: an address from which many API keys
 // were wrong is told to wait instead, and is not asked about. A right key that is known
 // here counts all the same, since others may share the address. Wrong keys of a user whose
 // keys were often wrong, wherever they come from, are a *TooMany as well.

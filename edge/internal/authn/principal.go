@@ -21,6 +21,10 @@ var ErrForbidden = errors.New("forbidden")
 // the issuer are not there. Clients get 500.
 var ErrUnavailable = errors.New("authentication is not available")
 
+// ErrBusy says that too many questions were under way for one more to be put. Clients get
+// 503.
+var ErrBusy = errors.New("too many questions at once")
+
 // ErrNotAsked says that a source of API keys would have to ask somebody, and was told not to.
 var ErrNotAsked = errors.New("not known without asking")
 

@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"canopy/edge/internal/authn"
 	"canopy/edge/internal/openid"
 	"canopy/shared/config"
 )
@@ -60,9 +61,6 @@ var concurrency = [lanes]int{sockets: 64, users: 32, strangers: 16}
 
 // errRests says that a service could not be reached a moment ago and is not asked now.
 var errRests = errors.New("could not be reached a moment ago")
-
-// errBusy says that too many questions were under way for this one to be put.
-var errBusy = errors.New("too many questions at once")
 
 // noToken says that the issuer gave no token to ask with, whatever the question.
 type noToken struct{ error }
@@ -178,7 +176,7 @@ func (s *service) call(ctx context.Context, from lane, method, path string, ques
 	return status, err
 }
 
-// enter takes a slot of the lane.
+// enter takes a slot of the lane. The error wraps authn.ErrBusy if all are taken.
 func (s *service) enter(ctx context.Context, from lane) error {
 	timeout := time.NewTimer(slotTimeout)
 	defer timeout.Stop()
@@ -186,7 +184,7 @@ func (s *service) enter(ctx context.Context, from lane) error {
 	case s.slots[from] <- struct{}{}:
 		return nil
 	case <-timeout.C:
-		return errBusy
+		return authn.ErrBusy
 	case <-ctx.Done():
 		return ctx.Err()
 	}

@@ -117,9 +117,10 @@ func (s *Source) Checks() map[string]func() error {
 }
 
 // VerifyKey returns the principal of an API key. The error wraps authn.ErrForbidden if the
-// key is malformed or not known to Drogue, and authn.ErrNotAsked if that would take a call
-// and admit, unless it is nil, does not consent. The principal's name is the one that Drogue gives, which need not be
-// the one that was used to sign in.
+// key is malformed or not known to Drogue, authn.ErrNotAsked if that would take a call and
+// admit, unless it is nil, does not consent, and authn.ErrBusy if too many are asked about.
+// The principal's name is the one that Drogue gives, which need not be the one that was used
+// to sign in.
 func (s *Source) VerifyKey(ctx context.Context, user, key string, admit func() bool) (authn.Principal, error) {
 	p, _, err := s.verifyKey(ctx, strangers, admit, user, key)
 	return p, err
@@ -178,8 +179,8 @@ func (s *Source) askOwner(ctx context.Context, from lane, user, key string) (own
 // MayRead reports whether p, who signs in, may read an application, and when what that
 // goes by was asked. For a principal with an API key it also asks whether that still is
 // one, and goes by the roles that it has now. If admit is not nil, a call takes its
-// consent, and the error wraps authn.ErrNotAsked without. Any other error says that nobody
-// can tell.
+// consent, and the error wraps authn.ErrNotAsked without; it wraps authn.ErrBusy if too many
+// are asked about. Any other error says that nobody can tell.
 func (s *Source) MayRead(ctx context.Context, p authn.Principal, application string, admit func() bool) (ok bool, asked time.Time, err error) {
 	from := users
 	if p.Kind == authn.Anonymous {

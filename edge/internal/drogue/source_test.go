@@ -330,8 +330,8 @@ func TestAQueueSaysNothingAboutTheService(t *testing.T) {
 	var waiting sync.WaitGroup
 	for n := range doubts {
 		waiting.Go(func() {
-			if _, _, err := source.MayRead(t.Context(), authn.Principal{}, fmt.Sprint("app-", n), nil); !errors.Is(err, errBusy) {
-				t.Errorf("got %v, want errBusy", err)
+			if _, _, err := source.MayRead(t.Context(), authn.Principal{}, fmt.Sprint("app-", n), nil); !errors.Is(err, authn.ErrBusy) {
+				t.Errorf("got %v, want ErrBusy", err)
 			}
 		})
 	}

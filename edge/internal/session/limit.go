@@ -10,7 +10,7 @@ import (
 func NewOverLimit(reg prometheus.Registerer, limit string) prometheus.Counter {
 	c := prometheus.NewCounter(prometheus.CounterOpts{
 		Name:        "canopy_edge_over_limit_total",
-		Help:        "Requests refused and sockets closed because of a limit, by the name of its setting; failed_sign_ins and forbidden_applications have none.",
+		Help:        "Requests refused and sockets closed because of a limit, by the name of its setting; failed_sign_ins, forbidden_applications and questions have none.",
 		ConstLabels: prometheus.Labels{"limit": limit},
 	})
 	reg.MustRegister(c)
