@@ -62,7 +62,8 @@ type Principal struct {
 	// Roles are those of the token, or what Drogue's services say of a key, sorted, each
 	// once. Those of the second and further issuers are written <N>/<role>.
 	Roles []string
-	// Expires is when a session of these credentials ends. Zero means never.
+	// Expires is when a session with this token ends. It is zero for all others: when an API
+	// key expires may change while its socket is open, and its source is asked again then.
 	Expires time.Time
 	// KeyID is the SHA-256 of the API key, by which a key that was withdrawn while its
 	// socket is open is noticed. It is zero for other kinds.

@@ -156,8 +156,9 @@ func (f *File) VerifyKey(_ context.Context, user, key string, _ func() bool) (au
 	if !stored.valid(f.now()) {
 		return authn.Principal{}, fmt.Errorf("%w: expired key", authn.ErrForbidden)
 	}
-	// The name as it stands in the file: the client's own would keep its whole request.
-	return authn.Principal{Kind: authn.Key, User: stored.user, Expires: stored.expires, KeyID: id}, nil
+	// The name as it stands in the file: the client's own would keep its whole request. When
+	// the key expires is the file's to say, also while a socket is open: see poll.
+	return authn.Principal{Kind: authn.Key, User: stored.user, KeyID: id}, nil
 }
 
 // Changed returns a channel that is closed when answers may have changed since the call:

@@ -292,11 +292,7 @@ func (s *Session) due(now uint32, wall time.Time) uint32 {
 	}
 	p := s.principal.Load()
 	if !p.Expires.IsZero() && !wall.Add(expiryMargin).Before(p.Expires) {
-		if p.Kind == authn.Token {
-			s.Close(TokenExpired)
-		} else {
-			s.Close(AccessWithdrawn)
-		}
+		s.Close(TokenExpired)
 		return now + 1
 	}
 	next := s.ping(now)
