@@ -21,8 +21,8 @@ import (
 
 const (
 	// pollInterval is how often the file is looked at. A new version counts when two looks
-	// in a row found it, after 2 s at most.
-	pollInterval = time.Second
+	// in a row found it, after 1 s at most.
+	pollInterval = 500 * time.Millisecond
 	// fileBytes bounds the file. A ConfigMap holds 1 MiB.
 	fileBytes = 16 << 20
 	// settled is how old a file must be before its time and size vouch for its content: a
@@ -176,7 +176,7 @@ func (f *File) Changed() <-chan struct{} {
 	return f.changed
 }
 
-// Run looks at the file every second until ctx ends, then returns nil. A version that is
+// Run looks at the file twice a second until ctx ends, then returns nil. A version that is
 // wrong or cannot be read is logged once, and the last good one stays in force. Looking
 // beats being notified: a mounted ConfigMap changes by swapping a link in a directory
 // above, and a network file system does not notify.
