@@ -146,6 +146,7 @@ func (c *check) edge(e Edge) {
 	c.atLeast("EDGE__BUFFERS__FEED_BYTES", b.FeedBytes, mebibyte, "1MiB")
 	c.that(b.TotalBytes >= b.FeedBytes, "EDGE__BUFFERS__TOTAL_BYTES", "expected at least EDGE__BUFFERS__FEED_BYTES")
 	c.atLeast("EDGE__BUFFERS__REPAIR_BYTES", b.RepairBytes, mebibyte, "1MiB")
+	c.atLeast("EDGE__BUFFERS__REPLAY_BYTES", b.ReplayBytes, mebibyte, "1MiB")
 	c.atLeast("EDGE__BUFFERS__SOCKET_BYTES", b.SocketBytes, mebibyte, "1MiB")
 	c.atLeast("EDGE__BUFFERS__NATS_BYTES", b.NATSBytes, 4<<10, "4KiB")
 	c.atLeast("EDGE__BUFFERS__GROUP_BYTES", b.GroupBytes, mebibyte, "1MiB")

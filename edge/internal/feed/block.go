@@ -39,7 +39,7 @@ type blockEvent struct {
 func (b *block) add(m message) {
 	json := event.AppendCursor(nil, m.json, event.Cursor{Log: b.log, Sequence: m.sequence})
 	b.frames = ws.AppendFrame(b.frames, ws.OpText, json)
-	b.index = append(b.index, blockEvent{m.sequence, len(b.frames), m.labels})
+	b.index = append(b.index, blockEvent{m.sequence, len(b.frames), m.labels.clone()})
 }
 
 // behind is the index of the first event behind sequence.
@@ -111,12 +111,14 @@ func (b *block) start(i int) int {
 	return b.index[i-1].end
 }
 
-// readBlock reads from the stream what comes behind a place that the feed has passed.
-func (f *Feed) readBlock(ctx context.Context, after event.Cursor) (*block, error) {
+// readBlock reads from the stream what comes behind a place that the feed has passed, up to
+// sequence end at most.
+func (f *Feed) readBlock(ctx context.Context, after event.Cursor, end uint64) (*block, error) {
 	head := f.end(after)
 	if head.Log != after.Log {
 		return nil, errOtherLog
 	}
+	head.Sequence = min(head.Sequence, end)
 	b := &block{log: after.Log, after: after.Sequence, through: head.Sequence, sound: after.Sequence}
 	var at anchor
 	for from := after.Sequence + 1; from <= head.Sequence && len(b.frames) < blockBytes && len(b.index) < blockEvents; {

@@ -192,7 +192,7 @@ func newOpenFeed(h *Hub, application string) *Feed {
 }
 
 var roomy = config.Buffers{
-	FeedAge: time.Hour, FeedBytes: 64 << 20, TotalBytes: 512 << 20, NATSBytes: 32 << 20, SocketBytes: 256 << 20, RepairBytes: 64 << 20,
+	FeedAge: time.Hour, FeedBytes: 64 << 20, TotalBytes: 512 << 20, NATSBytes: 32 << 20, SocketBytes: 256 << 20, RepairBytes: 64 << 20, ReplayBytes: 64 << 20,
 }
 
 // emit appends event number n, of about size bytes.

@@ -440,4 +440,5 @@ func (f *Feed) close() {
 	}
 	f.ring.close()
 	f.packed.ring.close()
+	f.hub.kept.forget(f)
 }

@@ -103,6 +103,7 @@ type Hub struct {
 	replaySlot  chan struct{}   // of all
 	windows     []*windows      // by shard
 	shelf       *shelf          // theirs
+	kept        kept
 
 	failed    error                 // why the streams are not known
 	resharded bool                  // failed is for ever: the streams are another number
@@ -124,8 +125,8 @@ func New(cfg Config, feeds, requests *nats.Conn, log *zap.Logger, reg prometheus
 	h := &Hub{
 		config: cfg, nc: feeds, history: &history{nc: requests},
 		budget: newBudget(cfg.Buffers.TotalBytes), room: &room{limit: waitBytes},
-		shelf: &shelf{limit: cfg.Buffers.RepairBytes},
-		zap:   log, now: time.Now, over: make(chan struct{}, 1), grace: drainGrace,
+		shelf: &shelf{limit: cfg.Buffers.RepairBytes}, kept: kept{limit: cfg.Buffers.ReplayBytes},
+		zap: log, now: time.Now, over: make(chan struct{}, 1), grace: drainGrace,
 		feeds: map[string]*Feed{}, moved: map[int]chan struct{}{}, suspected: map[int]time.Time{},
 		failed: errors.New("the streams are not known yet"), replaySlot: make(chan struct{}, replaysAtOnce),
 	}
@@ -339,6 +340,7 @@ func (h *Hub) tidy(ctx context.Context) {
 			feeds := h.all()
 			h.mu.Unlock()
 			now := h.now()
+			h.kept.trim(now.Add(-h.config.Buffers.FeedAge))
 			for _, f := range feeds {
 				f.trim(now)
 				f.trimPacked(now)

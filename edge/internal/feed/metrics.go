@@ -35,6 +35,7 @@ func newMetrics(reg prometheus.Registerer, h *Hub) *metrics {
 	gauge("compressed_sockets", "Sockets that get compressed events, those of groups apart.", func() float64 { return float64(h.packing()) })
 	gauge("waiting_bytes", "Bytes of live events that wait for a repair.", func() float64 { return float64(h.room.used()) })
 	gauge("repair_bytes", "Bytes of streams kept for feeds that miss the same events.", func() float64 { return float64(h.shelf.size()) })
+	gauge("replay_bytes", "Bytes of streams kept for sockets that resume.", func() float64 { return float64(h.kept.size()) })
 	m := &metrics{
 		events:       counter("events_total", "Events appended to feeds."),
 		foreign:      counter("foreign_messages_total", "Messages on our subjects that no stream had republished."),

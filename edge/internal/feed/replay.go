@@ -15,7 +15,8 @@ import (
 
 const (
 	// replaysAtOnce is how many feeds of an edge read from their streams for sockets that
-	// resume. The others wait for their turn; so one block for each is in memory.
+	// resume. The others wait for their turn; so one block for each is in memory, beside
+	// those that are kept.
 	replaysAtOnce = 16
 
 	// A block ends with the event that reaches one of these.
@@ -33,8 +34,8 @@ const (
 // replays are a feed's sockets that read from the stream what the ring does not hold, and
 // join the live feed where the two meet. One goroutine serves them while there are any:
 // it reads a block of events for the socket that has waited longest and writes it to all
-// that stand within it, so that sockets which come back together share their reads. One
-// that stalls is left out until it drains.
+// that stand within it, so that sockets which come back together share their reads. The
+// block is kept for those that come later. One that stalls is left out until it drains.
 //
 // Any goroutine may call it. Its lock comes last.
 type replays struct {
@@ -178,31 +179,64 @@ func (p *replays) ended() bool {
 	return !p.running
 }
 
-// step reads one block and writes it to whoever stands within it.
+// step takes one block and writes it to whoever stands within it.
 func (p *replayer) step(ctx context.Context) error {
-	release, err := p.feed.hub.startReplay(ctx, p.feed.shard)
-	if err != nil {
-		return err
+	f := p.feed
+	b := f.hub.kept.find(f, p.waiting[0].Cursor())
+	if b == nil {
+		release, err := f.hub.startReplay(ctx, f.shard)
+		if err != nil {
+			return err
+		}
+		defer release()
+		b, err = p.read(ctx, p.earliest())
+		if errors.Is(err, errOtherLog) {
+			f.hub.suspect(f.shard)
+			for _, r := range p.waiting {
+				f.replay(r) // it has to enter again
+			}
+			p.waiting = nil
+		}
+		if err != nil {
+			return err
+		}
 	}
-	defer release()
+	p.serveAll(ctx, b)
+	f.hub.kept.count(f, b)
+	return nil
+}
+
+// read gives what comes behind a place, and keeps it for others.
+func (p *replayer) read(ctx context.Context, after event.Cursor) (*block, error) {
+	f, k := p.feed, &p.feed.hub.kept
+	if b := k.find(f, after); b != nil {
+		return b, nil
+	}
+	b, err := f.readBlock(ctx, after, k.next(f, after))
+	if err != nil {
+		return nil, err
+	}
+	if b.sound <= b.after { // else only a read from their own places says what others miss
+		k.add(f, b, f.hub.now())
+	}
+	return b, nil
+}
+
+// earliest is the place of the socket that has waited longest, or one not far before it
+// where another stands.
+func (p *replayer) earliest() event.Cursor {
 	first := p.waiting[0].Cursor()
-	after := first.Sequence
+	after := first
 	for _, r := range p.waiting {
-		if c := r.Cursor(); c.Log == first.Log && c.Sequence < after && c.Sequence+shareSpan >= first.Sequence {
-			after = c.Sequence
+		if c := r.Cursor(); c.Log == first.Log && c.Sequence < after.Sequence && c.Sequence+shareSpan >= first.Sequence {
+			after = c
 		}
 	}
-	b, err := p.feed.readBlock(ctx, event.Cursor{Log: first.Log, Sequence: after})
-	if errors.Is(err, errOtherLog) {
-		p.feed.hub.suspect(p.feed.shard)
-		for _, r := range p.waiting {
-			p.feed.replay(r) // it has to enter again
-		}
-		p.waiting = nil
-	}
-	if err != nil {
-		return err
-	}
+	return after
+}
+
+// serveAll writes b to all that stand within it.
+func (p *replayer) serveAll(ctx context.Context, b *block) {
 	list := p.waiting
 	p.waiting = nil
 	for i, r := range list {
@@ -215,7 +249,6 @@ func (p *replayer) step(ctx context.Context) error {
 		}
 		list[i] = nil
 	}
-	return nil
 }
 
 // serve writes b to r. It says whether r wants more; one that has stalled or gone does not.

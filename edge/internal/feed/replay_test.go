@@ -73,6 +73,51 @@ func TestAThousandSocketsThatResumeShareTheirReads(t *testing.T) {
 	}
 }
 
+func TestSocketsThatResumeOneAfterAnotherReadEveryEventOnce(t *testing.T) {
+	const events, sockets = 800, 200
+	h, js, _ := startHub(t, roomy, nil, nil)
+	log := fill(t, js, events)
+	first := uint64(events)
+	rng := rand.New(rand.NewPCG(5, 6))
+	for range sockets {
+		s, from := newFakeSocket(-1), 100+rng.Uint64N(300)
+		resume(t, h, s, event.Cursor{Log: log, Sequence: from})
+		expect(t, s, from+1, events, 1)
+		s.Forget()
+		first = min(first, from+1)
+	}
+	reads, replays, replayed := count(t, h.stats.replayReads), count(t, h.stats.replays), count(t, h.stats.replayed)
+	t.Logf("%v sockets read %v events in %v reads", replays, replayed, reads)
+	if replays != sockets || replayed != float64(events-first+1) || reads > 50 {
+		t.Errorf("%v sockets read %v events in %v reads, want %d, each once", replays, replayed, reads, events-first+1)
+	}
+}
+
+func TestWhatWasReadForOneSocketIsThereForTheNextThoughTheLogHasForgottenIt(t *testing.T) {
+	const events, old = 20, 10
+	h, js, _ := startHub(t, roomy, nil, nil)
+	log := fill(t, js, events)
+	for _, c := range []struct {
+		name string
+		gaps float64
+	}{{"it reads", 0}, {"the log has forgotten", 0}, {"and so has the edge", 1}} {
+		s := newFakeSocket(-1)
+		resume(t, h, s, event.Cursor{Log: log})
+		s.until(t, c.name, func() bool { return s.Cursor().Sequence == events })
+		if n := gapsOf(t, h); n != c.gaps {
+			t.Errorf("%s: %v gaps were told, want %v", c.name, n, c.gaps)
+		}
+		if c.gaps == 0 {
+			expect(t, s, 1, events, 1)
+		}
+		if c.name == "it reads" {
+			expire(t, js, old)
+		} else {
+			h.kept.trim(time.Now())
+		}
+	}
+}
+
 func TestAReplayThatStallsHoldsNobodyUpAndGoesOnWhenItDrains(t *testing.T) {
 	const events = 3000
 	buffers := roomy
