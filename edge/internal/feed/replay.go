@@ -3,6 +3,7 @@ package feed
 import (
 	"context"
 	"errors"
+	"math"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -212,7 +213,11 @@ func (p *replayer) read(ctx context.Context, after event.Cursor) (*block, error)
 	if b := k.find(f, after); b != nil {
 		return b, nil
 	}
-	b, err := f.readBlock(ctx, after, k.next(f, after))
+	end := k.next(f, after)
+	b, err := f.readBlock(ctx, after, end)
+	if err == nil && b.sound > b.after && len(b.index) == 0 && end < math.MaxUint64 {
+		b, err = f.readBlock(ctx, after, math.MaxUint64) // a gap event names the event behind it
+	}
 	if err != nil {
 		return nil, err
 	}
