@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"canopy/edge/gateway"
+	"canopy/edge/internal/procs"
 	"canopy/shared/config"
 	"canopy/shared/obs"
 )
@@ -27,6 +28,7 @@ type commandLine struct {
 }
 
 func main() {
+	procs.Spare(os.Getenv("GOMAXPROCS"))
 	status, err := run(os.Args[1:], os.Environ(), os.Stdin, os.Stdout)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", tool, err)

@@ -17,7 +17,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,6 +26,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"canopy/edge/internal/procs"
 	"canopy/edge/internal/ws"
 	"canopy/shared/config"
 	"canopy/shared/event"
@@ -117,7 +117,7 @@ type Hub struct {
 // it reconnects (nats.ReconnectBufSize(-1)): a question that is put late is answered late.
 func New(cfg Config, feeds, requests *nats.Conn, log *zap.Logger, reg prometheus.Registerer) *Hub {
 	if cfg.Workers == 0 {
-		cfg.Workers = runtime.GOMAXPROCS(0)
+		cfg.Workers = procs.Workers()
 	}
 	if cfg.Backstop == 0 {
 		cfg.Backstop = backstop

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,6 +14,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"canopy/edge/internal/procs"
 	"canopy/edge/internal/ws"
 	"canopy/shared/config"
 	"canopy/shared/event"
@@ -121,7 +121,7 @@ func New(cfg Config, nc, requests *nats.Conn, streams Streams, log *zap.Logger, 
 		return nil, fmt.Errorf("use JetStream: %w", err)
 	}
 	if cfg.Workers == 0 {
-		cfg.Workers = runtime.GOMAXPROCS(0)
+		cfg.Workers = procs.Workers()
 	}
 	h := &Hub{
 		config: cfg, nc: nc, js: js, streams: streams, log: log, start: time.Now(),

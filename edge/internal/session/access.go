@@ -3,13 +3,13 @@ package session
 import (
 	"context"
 	"fmt"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"canopy/edge/internal/authn"
+	"canopy/edge/internal/procs"
 )
 
 // question is what sessions have in common whose access is one matter: the same
@@ -179,7 +179,7 @@ func (r *Registry) end(ctx context.Context, reasons map[*access]Closing) (closed
 	sessions := r.all(ctx)
 	var count atomic.Int64
 	var rest sync.WaitGroup
-	for part := range slices.Chunk(sessions, len(sessions)/runtime.GOMAXPROCS(0)+1) {
+	for part := range slices.Chunk(sessions, len(sessions)/procs.Workers()+1) {
 		rest.Go(func() {
 			for _, s := range part {
 				if reason, ok := reasons[r.accesses.of(s)]; ok && s.close(reason, awaitPeer) {

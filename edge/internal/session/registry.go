@@ -3,7 +3,6 @@ package session
 import (
 	"context"
 	"math/rand/v2"
-	"runtime"
 	"sync"
 	"time"
 
@@ -12,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"canopy/edge/internal/authn"
+	"canopy/edge/internal/procs"
 	"canopy/edge/internal/ws"
 	"canopy/shared/config"
 )
@@ -153,7 +153,7 @@ func (r *Registry) second(now uint32) {
 		return
 	}
 	var rest sync.WaitGroup
-	for range runtime.GOMAXPROCS(0) {
+	for range procs.Workers() {
 		rest.Go(func() {
 			for r.some(now, wall) {
 			}
