@@ -25,6 +25,7 @@ import (
 	"canopy/edge/internal/authn"
 	"canopy/edge/internal/feed"
 	"canopy/edge/internal/group"
+	"canopy/edge/internal/procs"
 	"canopy/edge/internal/session"
 	"canopy/edge/internal/ws"
 	"canopy/shared/config"
@@ -132,6 +133,7 @@ func (e *edge) open(ctx context.Context) error {
 	limits := e.cfg.Edge.Limits
 	e.engine = ws.NewEngine(ws.Config{
 		Log: e.log, MaxMessage: int(limits.MessageBytes), MaxFrames: limits.MessagesPerSecond,
+		Spared: procs.Spared(),
 	})
 	if err := e.engine.Start(); err != nil {
 		return err

@@ -44,6 +44,8 @@ func newFakeSocket(window int) *fakeSocket {
 	return s
 }
 
+func (s *fakeSocket) WriteFast(b []byte) error { return s.Write(b) }
+
 func (s *fakeSocket) Write(b []byte) error {
 	s.mu.Lock()
 	if s.detached > 0 {

@@ -6,12 +6,14 @@ import (
 	"canopy/shared/event"
 )
 
-// Socket is what a feed needs of a session. Its methods are called by the sweep and
-// must not block.
+// Socket is what a feed needs of a session. Its methods must not block.
 type Socket interface {
 	// Write hands whole frames to the connection, which keeps what the kernel does not
 	// take. Every byte that the kernel took is told to Reader.Written, now or later.
 	Write(frames []byte) error
+
+	// WriteFast is Write for the sweep, which does hardly anything else.
+	WriteFast(frames []byte) error
 
 	// Lagged says that the socket fell off the ring or, if cut, that stalled sockets hold
 	// too much memory and this one's must be freed now.

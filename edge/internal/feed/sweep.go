@@ -287,7 +287,7 @@ func (w *worker) visit(s *snapshot, r *Reader) bool {
 	r.owed.Add(int64(len(n.frames)))
 	r.pos.Store(n.to)
 	r.place(n.last)
-	err := r.socket.Write(n.frames)
+	err := r.socket.WriteFast(n.frames)
 	waits := err != nil || r.owed.Load() != 0 && r.stall()
 	if waits {
 		w.sweep.stalled()

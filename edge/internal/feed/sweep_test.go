@@ -329,6 +329,7 @@ func BenchmarkDeliver(b *testing.B) {
 // countingSocket takes everything at once.
 type countingSocket struct{ Reader }
 
-func (s *countingSocket) Write(b []byte) error { s.Written(len(b)); return nil }
-func (s *countingSocket) Lagged(bool)          {}
-func (s *countingSocket) Detached()            {}
+func (s *countingSocket) Write(b []byte) error     { s.Written(len(b)); return nil }
+func (s *countingSocket) WriteFast(b []byte) error { return s.Write(b) }
+func (s *countingSocket) Lagged(bool)              {}
+func (s *countingSocket) Detached()                {}

@@ -66,6 +66,9 @@ type Conn struct {
 	nb    atomic.Pointer[nbio.Conn] // nil until Adopt has registered it
 	owner Handler                   // set before nb, then constant
 
+	engine *Engine // set before nb, then constant
+	held   *held   // nil if nbio keeps nothing that the kernel has not taken; guarded by nbio's lock
+
 	secure *carrier // nil without TLS; set before nb, then constant
 
 	turn  sync.Mutex // held during the owner's callbacks, so that they never overlap
@@ -80,25 +83,6 @@ const (
 	stateFailed             // Adopt failed: the owner never hears of this connection
 	awaitedPong             // the first bit of the number of Pongs that may come
 )
-
-// Write sends b, which holds whole frames only, so that concurrent writers never
-// interleave inside one. It does not block: what the kernel does not take is copied, sent
-// later and reported by OnWritten then. It returns ErrNotOpen before the connection was
-// adopted, and another error once it is closed; OnGone comes besides.
-func (c *Conn) Write(b []byte) error {
-	nb := c.nb.Load()
-	if nb == nil {
-		return ErrNotOpen
-	}
-	if c.state.Load()&stateCut != 0 {
-		return net.ErrClosed
-	}
-	if c.secure != nil {
-		return c.secure.send(b)
-	}
-	_, err := nb.Write(b)
-	return err
-}
 
 // Cut closes the TCP connection at once: what the kernel has taken still goes out, what
 // waits behind it is dropped, no more messages are handed over, and OnGone follows soon.

@@ -42,6 +42,8 @@ type Config struct {
 	// bound. At the bound nbio closes without a close frame, so it should lie above
 	// everything that an owner writes while it keeps its own account with OnWritten.
 	MaxWriteBuffer int
+	// Spared says that Conn.WriteFast leaves other goroutines a P to run on.
+	Spared bool
 	// Log hears of what nbio reports and of panics of handlers; nil logs nothing.
 	Log *zap.Logger
 }
@@ -152,7 +154,7 @@ func (e *Engine) Adopt(c *Conn, h Handler, conn net.Conn, early []byte) error {
 	// A poller that gets data already, and OnGone, wait here until early is read.
 	c.turn.Lock()
 	defer c.turn.Unlock()
-	c.owner = h
+	c.owner, c.engine = h, e
 	c.heard.Store(e.now.Load())
 	tcp, secure := base(conn)
 	if tcp == nil {
@@ -278,6 +280,7 @@ func (e *Engine) onWritten(nb *nbio.Conn, _ []byte, n int) {
 	if c := e.conn(nb); c.secure != nil {
 		c.secure.took(n)
 	} else {
+		c.settle(n)
 		e.written(c, n)
 	}
 }
