@@ -2,9 +2,6 @@ package gateway
 
 import (
 	"context"
-	"errors"
-	"slices"
-	"strconv"
 	"testing"
 
 	"github.com/coder/websocket"
@@ -125,16 +122,6 @@ func TestAStreamThatIsMadeAgainIsToldAndLosesNothing(t *testing.T) {
 
 func TestAGroupIsToldFirstWhatTheLogHasForgottenWhileItWasAway(t *testing.T) {
 	const kept = 100
-	limit := func(s *stack, n int64) {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		shard := subject.Shard("open-app", shards)
-		cfg := natstest.StreamConfig(shard, shards)
-		cfg.MaxMsgsPerSubject = n
-		if _, err := s.js.UpdateStream(ctx, cfg); err != nil {
-			t.Fatal(err)
-		}
-	}
 	for _, c := range []struct {
 		name   string
 		forget func(s *stack)
@@ -158,7 +145,7 @@ func TestAGroupIsToldFirstWhatTheLogHasForgottenWhileItWasAway(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := startEdge(t, nil)
-			limit(s, kept)
+			s.keep(keepEvents(kept))
 			away, before := s.dial("/open-app?group_id=g", nil), newCrew(t)
 			before.add(0, away)
 			last := ""
@@ -195,53 +182,4 @@ func TestAGroupIsToldFirstWhatTheLogHasForgottenWhileItWasAway(t *testing.T) {
 			}
 		})
 	}
-}
-
-// TestALiveGroupThatTheLogOvertakesIsTold has what no member got lie in gaps that they were
-// told of, wherever it was lost: in the stream, or on the way to a member that was passed over.
-func TestALiveGroupThatTheLogOvertakesIsTold(t *testing.T) {
-	const kept, events = 100, 600 // few, so that the member that reads nothing stays for them all
-	s := startEdge(t, func(cfg *config.Config) { cfg.Edge.Groups.InFlight, cfg.Edge.Groups.MemberInFlight = 64, 64 })
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	shard := subject.Shard("open-app", shards)
-	cfg := natstest.StreamConfig(shard, shards)
-	cfg.MaxMsgsPerSubject = kept
-	if _, err := s.js.UpdateStream(ctx, cfg); err != nil {
-		t.Fatal(err)
-	}
-	l := newLedger(t)
-	c := s.dial("/open-app?group_id=g", nil) // reads nothing yet
-	s.publishMany("open-app", "", 0, events)
-	l.add(0, c)
-	lost := 0
-	until(t, "the group is told of everything that it did not get", func() bool {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		lost = 0
-		for n := 1; n <= events-kept; n++ { // an event's id is its place in the stream, too
-			if l.times[strconv.Itoa(n)] > 0 {
-				continue
-			}
-			lost++
-			if !slices.ContainsFunc(l.gaps, func(r received) bool { return r.spans(t, uint64(n)) }) {
-				return false
-			}
-		}
-		return true
-	})
-	if lost == 0 {
-		t.Error("all events came: the log did not overtake the group")
-	}
-}
-
-// spans says whether a gap event names a place in the stream.
-func (r received) spans(t *testing.T, place uint64) bool {
-	t.Helper()
-	after, err1 := event.ParseCursor(r.Data.After)
-	before, err2 := event.ParseCursor(r.Data.Before)
-	if err := errors.Join(err1, err2); err != nil {
-		t.Errorf("gap %+v: %v", r.Data, err)
-	}
-	return after.Sequence < place && place < before.Sequence
 }

@@ -158,15 +158,17 @@ func (h *Hub) lookAgain(shard int) {
 		h.work.Add(1)
 	}
 	feeds := h.ofShard(shard)
+	if busy { // while mu is held: so readAgain asks once more, and lets go what is held here
+		select {
+		case again <- struct{}{}:
+		default:
+		}
+	}
 	h.mu.Unlock()
 	for _, f := range feeds {
 		f.hold()
 	}
 	if busy {
-		select {
-		case again <- struct{}{}:
-		default:
-		}
 		return
 	}
 	go func() {

@@ -80,7 +80,7 @@ func (r *rotation) look(m *Member, now time.Duration, over bool) {
 		m.state, m.window = slow, min(firstWindow, m.window)
 		r.done.slowed++
 	case silence < slowAfter && m.state == slow:
-		r.enter(m)
+		r.reenter(m)
 	}
 }
 

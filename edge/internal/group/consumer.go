@@ -43,28 +43,28 @@ type sight struct {
 	created time.Time     // when the consumer was made
 	floor   uint64        // stream sequence up to which everything was acknowledged
 	behind  bool          // events waited in the stream
-	missing uint64        // the oldest event of the application when a gap was told last
-	risk    bool          // the log may have forgotten events that nobody was given
+	newest  uint64        // event that this edge was sent for the first time
+	told    span          // what may be missing, when a gap was told last
+	unsure  bool          // JetStream was out of reach, and may have said that events are gone
+	risk    bool          // the log may have forgotten events that nobody was sent
 	safe    uint64        // with risk: stream sequence behind which they are
-	risked  time.Duration // when the group was last looked at because of that
+	risked  time.Duration // when the group was last looked at because events may be gone
 	failing time.Duration // since when it does not answer, 0 if it does
 
 	failover time.Duration // when it is made again, if it goes on failing
 }
 
-// endanger has the consumer looked at soon: events behind a stream sequence may be gone
-// that nobody was given.
-func (s *sight) endanger(behind uint64) {
-	if s.risk {
-		behind = min(behind, s.safe)
+// endanger has the consumer looked at soon: events behind those that were sent may be gone.
+func (s *sight) endanger() {
+	if safe := max(s.newest, s.floor); !s.risk || safe < s.safe {
+		s.risk, s.safe = true, safe
 	}
-	s.risk, s.safe = true, behind
 }
 
-// due says whether the consumer is to be looked at again. A group that stays at risk is
-// told of it from time to time.
-func (s *sight) due(now, every time.Duration) bool {
-	return s.at == 0 || now-s.at >= every || s.risk && (s.risked == 0 || now-s.risked >= riskEvery)
+// due says whether the consumer is to be looked at again. A group that stays at risk, or has
+// losses, is told of it from time to time.
+func (s *sight) due(now, every time.Duration, lossy bool) bool {
+	return s.at == 0 || now-s.at >= every || (s.risk || lossy) && (s.risked == 0 || now-s.risked >= riskEvery)
 }
 
 // ensure finds the group's consumer or makes it: a new group begins with new events.
@@ -84,7 +84,7 @@ func (h *Hub) ensure(ctx context.Context, g *Group, address string) error {
 	if err != nil {
 		return err
 	}
-	if err := h.learnLimits(ctx, g); err != nil {
+	if err := h.learnLimits(ctx, g, lookEvery); err != nil {
 		return err
 	}
 	g.logID.Store(uint64(h.streams.Log(g.subject.shard)))
@@ -201,19 +201,29 @@ func describe(k Key) string {
 	return strings.ToValidUTF8(text[:min(len(text), 256)], "")
 }
 
-// see notes what the consumer is like. With check it tells the group if events that it had
-// not got are gone.
+// see notes what the consumer is like. With check, or if events may be gone, it finds out
+// whether the log has forgotten some that the group had not got, and tells it.
 func (h *Hub) see(ctx context.Context, g *Group, info *jetstream.ConsumerInfo, check bool) error {
+	lost := h.losses.first(g.subject.name(), g.log(), h.now())
 	g.mu.Lock()
 	seen := &g.seen
 	seen.at, seen.failing, seen.created = h.now(), 0, info.Created
 	seen.floor, seen.behind = max(seen.floor, info.AckFloor.Stream), info.NumPending > 0
-	after, risk, missing := info.AckFloor.Stream, seen.risk, seen.missing
-	if risk {
-		after, seen.risk, seen.risked = seen.safe, false, seen.at
+	risk, safe, unsure := seen.risk, seen.safe, seen.unsure
+	seen.risk, seen.unsure = false, false
+	if risk || lost > 0 {
+		seen.risked = seen.at
 	}
 	g.mu.Unlock()
-	if !risk && (!check || after == 0) {
+
+	after, ask := info.AckFloor.Stream, (check || unsure) && info.AckFloor.Stream > 0
+	if risk {
+		after, ask = min(after, safe), true
+	}
+	if lost > 0 {
+		after, ask = min(after, lost-1), true
+	}
+	if !ask {
 		return nil
 	}
 	oldest, err := h.oldest(ctx, g)
@@ -221,21 +231,25 @@ func (h *Hub) see(ctx context.Context, g *Group, info *jetstream.ConsumerInfo, c
 		// Nothing is left of the application: nobody can tell whose events stood there.
 		_, oldest, err = h.streamOf(ctx, g)
 	}
+	g.mu.Lock()
 	if err != nil {
-		if risk {
-			g.mu.Lock()
-			g.seen.endanger(after)
-			g.mu.Unlock()
+		if seen.risk {
+			safe = min(safe, seen.safe)
 		}
+		seen.risk, seen.safe = risk || seen.risk, safe
+		seen.unsure = seen.unsure || unsure || check
+		g.mu.Unlock()
 		return err
 	}
-	if oldest <= after+1 || oldest == missing {
-		return nil
+	g.rotation.ownBefore(oldest)
+	known := oldest <= after+1 || oldest == seen.told.Before && after >= seen.told.After
+	if !known {
+		seen.told = span{after, oldest}
 	}
-	g.mu.Lock()
-	g.seen.missing = oldest
 	g.mu.Unlock()
-	h.tell(g, event.GapRetention, after, oldest)
+	if !known {
+		h.tell(g, event.GapRetention, after, oldest)
+	}
 	return nil
 }
 
@@ -243,7 +257,19 @@ func (h *Hub) see(ctx context.Context, g *Group, info *jetstream.ConsumerInfo, c
 type retention struct {
 	most  uint64        // events of an application, 0 for any number
 	age   time.Duration // 0 for any
+	half  uint64        // the sequence in the middle of a stream that is full, else 0
+	first time.Time     // when its oldest event was stored
 	asked time.Duration
+}
+
+// retentionOf says how much a stream keeps, as it was at a time.
+func retentionOf(info *jetstream.StreamInfo, asked time.Duration) retention {
+	c, state := info.Config, info.State
+	r := retention{most: uint64(max(0, c.MaxMsgsPerSubject)), age: c.MaxAge, first: state.FirstTime, asked: asked}
+	if c.MaxBytes > 0 && state.Bytes > uint64(c.MaxBytes)/10*9 {
+		r.half = state.FirstSeq + (state.LastSeq-state.FirstSeq)/2
+	}
+	return r
 }
 
 // forgets says whether the log was near forgetting events of the application when it sent
@@ -251,6 +277,7 @@ type retention struct {
 // events behind it is wrong where it has skipped some, hence the half.
 func (r retention) forgets(from origin, now time.Time) bool {
 	return r.most > 0 && 2*(from.pending+1) >= r.most ||
+		from.sequence < r.half ||
 		r.age > 0 && now.UnixNano()-from.stored >= int64(r.age-retentionMargin)
 }
 
@@ -260,20 +287,19 @@ const retentionMargin = time.Second
 // riskEvery is the least time between two gaps that a live group is told of.
 const riskEvery = 5 * time.Second
 
-// learnLimits finds out how much the group's stream keeps. It asks for each stream once in
-// a while, not for each group.
-func (h *Hub) learnLimits(ctx context.Context, g *Group) error {
+// learnLimits finds out how much the group's stream keeps, unless that is known since less
+// than within: each stream is asked for once in a while, not for each group.
+func (h *Hub) learnLimits(ctx context.Context, g *Group, within time.Duration) error {
 	h.mu.RLock()
 	known, ok := h.retentions[g.subject.shard]
 	h.mu.RUnlock()
-	if !ok || h.now()-known.asked >= lookEvery {
+	if !ok || h.now()-known.asked >= within {
 		err := h.request(ctx, func(ctx context.Context) error {
 			s, err := h.js.Stream(ctx, g.subject.stream)
 			if err != nil {
 				return fmt.Errorf("ask for stream %s: %w", g.subject.stream, err)
 			}
-			c := s.CachedInfo().Config
-			known = retention{most: uint64(max(0, c.MaxMsgsPerSubject)), age: c.MaxAge, asked: h.now()}
+			known = retentionOf(s.CachedInfo(), h.now())
 			return nil
 		})
 		if err != nil {
@@ -317,7 +343,7 @@ func (h *Hub) tell(g *Group, reason string, after, before uint64) {
 		gap.After = event.Cursor{Log: log, Sequence: after}
 	}
 	g.mu.Lock()
-	g.rotation.say(&delivery{seq: before - 1, data: gap.JSON()})
+	g.rotation.say(gap)
 	g.schedule()
 }
 

@@ -3,32 +3,153 @@ package group
 import (
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"canopy/shared/event"
+	"canopy/shared/natstest"
+	"canopy/shared/subject"
 )
 
 func TestAGroupAtRiskIsLookedAtSoonButNotAllTheTime(t *testing.T) {
 	const now, every = time.Hour, 30 * time.Second
 	ago := func(d time.Duration) time.Duration { return now - d }
 	for _, c := range []struct {
-		name string
-		seen sight
-		due  bool
+		name  string
+		seen  sight
+		lossy bool
+		due   bool
 	}{
-		{"looked at just now", sight{at: ago(time.Second)}, false},
-		{"looked at long ago", sight{at: ago(every)}, true},
-		{"asked for", sight{}, true},
-		{"at risk", sight{at: ago(time.Second), risk: true}, true},
-		{"at risk again", sight{at: ago(time.Second), risk: true, risked: ago(riskEvery - 1)}, false},
-		{"at risk still", sight{at: ago(time.Second), risk: true, risked: ago(riskEvery)}, true},
+		{"looked at just now", sight{at: ago(time.Second)}, false, false},
+		{"looked at long ago", sight{at: ago(every)}, false, true},
+		{"asked for", sight{}, false, true},
+		{"at risk", sight{at: ago(time.Second), risk: true}, false, true},
+		{"at risk again", sight{at: ago(time.Second), risk: true, risked: ago(riskEvery - 1)}, false, false},
+		{"at risk still", sight{at: ago(time.Second), risk: true, risked: ago(riskEvery)}, false, true},
+		{"has losses", sight{at: ago(time.Second)}, true, true},
+		{"has losses again", sight{at: ago(time.Second), risked: ago(riskEvery - 1)}, true, false},
 	} {
-		if due := c.seen.due(now, every); due != c.due {
+		if due := c.seen.due(now, every, c.lossy); due != c.due {
 			t.Errorf("%s: due is %v", c.name, due)
 		}
 	}
-	var s sight
-	for _, behind := range []uint64{7, 5, 6} {
-		s.endanger(behind)
+	s := sight{floor: 5, newest: 7}
+	s.endanger()
+	s.newest = 9
+	s.endanger()
+	if !s.risk || s.safe != 7 {
+		t.Errorf("at risk are events behind %d, want 7", s.safe)
 	}
-	if !s.risk || s.safe != 5 {
-		t.Errorf("at risk are events behind %d, want 5", s.safe)
+}
+
+// streamOfOne has one application, and a hub and a group that no member has joined.
+func streamOfOne(t *testing.T, events int, change func(*jetstream.StreamConfig)) (*Hub, *Group) {
+	server := natstest.Start(t)
+	nc := server.Connect()
+	js := natstest.Streams(t, nc, 1)
+	cfg := natstest.StreamConfig(0, 1)
+	change(&cfg)
+	if _, err := js.UpdateStream(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	for range events {
+		if _, err := js.Publish(t.Context(), subject.In(0, "a"), []byte(`{"a":0}`)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h, err := New(Config{}, nc, nc, oneStream{}, zap.NewNop(), prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := Key{Application: "a", Name: "g"}
+	g := newGroup(h, key, key.subjects(1), h.readers[0])
+	g.logID.Store(1)
+	return h, g
+}
+
+type oneStream struct{}
+
+func (oneStream) Shards() (int, error) { return 1, nil }
+func (oneStream) Log(int) event.Log    { return 1 }
+
+// expectTold looks at a group after the claims' time, and compares what it is told.
+func expectTold(t *testing.T, h *Hub, g *Group, want span) {
+	t.Helper()
+	h.start = h.start.Add(-claimTime)
+	info := &jetstream.ConsumerInfo{AckFloor: jetstream.SequenceInfo{Stream: 60}}
+	if err := h.see(t.Context(), g, info, false); err != nil {
+		t.Fatal(err)
+	}
+	got := span{}
+	if d := g.rotation.notice; d != nil {
+		got = span{d.gap.After.Sequence, d.gap.Before.Sequence}
+		g.rotation.notice = nil // a member takes it
+	}
+	if got != want {
+		t.Errorf("told of what is missing between %v, want %v", got, want)
+	}
+}
+
+func TestLossesAreToldOnceAndNotForgottenBefore(t *testing.T) {
+	h, g := streamOfOne(t, 100, func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 10 })
+	name := g.subject.name()
+	expectTold(t, h, g, span{})
+	h.losses.add(name, 50, 1, h.now())
+	expectTold(t, h, g, span{49, 91})
+	expectTold(t, h, g, span{})       // the member has not answered yet
+	h.losses.claim(name, 20, h.now()) // an edge has it
+	h.losses.add(name, 20, 1, h.now())
+	expectTold(t, h, g, span{})
+	h.losses.lose(name, 20, 1, h.now())
+	expectTold(t, h, g, span{19, 91})
+	g.told(event.Gap{After: event.Cursor{Log: 1, Sequence: 19}, Before: event.Cursor{Log: 1, Sequence: 91}})
+	if n := h.losses.first(name, 1, h.now()+claimTime); n != 0 {
+		t.Errorf("event %d counts as lost after a member knows", n)
+	}
+}
+
+func TestALossThatTheLeaderStillHasIsToldWhenItHasForgottenIt(t *testing.T) {
+	h, g := streamOfOne(t, 100, func(c *jetstream.StreamConfig) {})
+	h.losses.add(g.subject.name(), 1, 1, h.now())
+	expectTold(t, h, g, span{})
+	stream, err := h.js.Stream(t.Context(), g.subject.stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.DeleteMsg(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	expectTold(t, h, g, span{0, 2})
+}
+
+func TestLossesOfAnotherLogAndBeyondTheBoundCountForNothing(t *testing.T) {
+	l := losses{of: map[string]map[uint64]loss{}}
+	l.add("a", 1, 7, 0)
+	if n := l.first("a", 8, time.Hour); n != 0 {
+		t.Errorf("event %d of another log counts", n)
+	}
+	l.claim("c", 1, 0)
+	l.tidy(claimKept - 1)
+	l.add("c", 1, 7, claimKept)
+	if n := l.first("c", 7, time.Hour); n != 0 {
+		t.Errorf("event %d counts, which an edge has", n)
+	}
+	l.tidy(claimKept)
+	if l.all != 1 {
+		t.Errorf("%d are remembered", l.all)
+	}
+	for i := range uint64(2 * maxLossesOfOne) {
+		l.add("a", i+1, 7, 0)
+		l.add("b", i+1, 7, 0)
+	}
+	if n := len(l.of["a"]); n != maxLossesOfOne || l.all != 2*maxLossesOfOne {
+		t.Errorf("%d of one consumer and %d of all are remembered", n, l.all)
+	}
+	l.remove("a", 0, maxLossesOfOne+1)
+	l.drop("b")
+	if len(l.of) != 0 || l.all != 0 {
+		t.Errorf("%d are left", l.all)
 	}
 }

@@ -45,6 +45,7 @@ type Group struct {
 	active    bool          // among those that the hub's clock visits
 	pins      int           // callers between finding the group and joining it
 	sockets   int           // members that have joined and not left
+	left      time.Duration // when the last one has left, 0 as long as there are some
 	idle      time.Duration // since when it has had none
 	behind    bool          // subscriptions are to be ended as soon as others have
 	retention retention
@@ -61,6 +62,9 @@ type subjects struct {
 	filter   string // what the consumer reads
 	deliver  string // where it sends
 }
+
+// name is that of the consumer, among those of all streams.
+func (s subjects) name() string { return s.stream + "." + s.consumer }
 
 func newGroup(h *Hub, key Key, s subjects, inbound chan *nats.Msg) *Group {
 	g := &Group{hub: h, key: key, subject: s, inbound: inbound, opened: make(chan struct{})}
@@ -85,8 +89,11 @@ func (g *Group) receive(list []*nats.Msg) {
 	g.mu.Lock()
 	now := g.hub.now()
 	for _, next := range made[:len(list)] {
-		if next.event != nil && next.from.delivered == 1 && g.retention.forgets(next.from, wall) {
-			g.seen.endanger(g.seen.floor)
+		if next.event != nil && next.from.delivered == 1 {
+			if g.retention.forgets(next.from, wall) {
+				g.seen.endanger()
+			}
+			g.seen.newest = max(g.seen.newest, next.from.sequence)
 		}
 		switch d := next.event; {
 		case d == nil:

@@ -34,6 +34,11 @@ const (
 
 	openTimeout = 8 * time.Second
 
+	// lookBackWithin is how old may be what is known of a stream when members come back, and
+	// clockSkew how far its server's clock may be ahead.
+	lookBackWithin = time.Second
+	clockSkew      = time.Second
+
 	// turnRounds is how often a worker serves a group before the others have their turn.
 	turnRounds = 16
 
@@ -99,6 +104,7 @@ type Hub struct {
 	drains  drains
 	slots   chan struct{} // requests about consumers that are under way
 	quota   *quota
+	losses  losses
 
 	context context.Context // of Run
 	cancel  context.CancelFunc
@@ -126,7 +132,7 @@ func New(cfg Config, nc, requests *nats.Conn, streams Streams, log *zap.Logger, 
 	h := &Hub{
 		config: cfg, nc: nc, js: js, streams: streams, log: log, start: time.Now(),
 		room: &room{limit: cfg.Bytes}, queue: newQueueOfGroups(), quota: newQuota(cfg.Limits),
-		slots: make(chan struct{}, requestsAtOnce), drains: drains{nc: nc},
+		slots: make(chan struct{}, requestsAtOnce), drains: drains{nc: nc}, losses: losses{of: map[string]map[uint64]loss{}},
 		groups: map[Key]*Group{}, byDeliver: map[string]*Group{}, byConsumer: map[string]*Group{}, retentions: map[int]retention{},
 	}
 	for range cfg.Workers {
@@ -154,6 +160,11 @@ func (h *Hub) Run(ctx context.Context) error {
 		return fmt.Errorf("subscribe to advisories of events: %w", err)
 	}
 	defer func() { _ = ended.Unsubscribe() }()
+	words, err := h.nc.Subscribe(wordPrefix+"*.*", h.wordCame)
+	if err != nil {
+		return fmt.Errorf("subscribe to words of other edges: %w", err)
+	}
+	defer func() { _ = words.Unsubscribe() }()
 	if h.config.Groups.Replicas == 1 {
 		created, err := h.nc.Subscribe(createdAdvisory+"*.*", h.consumerCreated)
 		if err != nil {
@@ -235,9 +246,26 @@ func (h *Hub) Join(ctx context.Context, key Key, address string, socket Socket) 
 		return nil, g.failed
 	}
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	g.sockets++
+	left := g.left
+	g.left = 0
+	g.mu.Unlock()
+	if left > 0 {
+		h.lookBack(ctx, g, h.start.Add(left))
+	}
 	return newMember(g, socket), nil
+}
+
+// lookBack finds out whether the log may have forgotten events that came since the last
+// member left, if so much was stored meanwhile. More than a limit of the application's own
+// shows when the next event comes.
+func (h *Hub) lookBack(ctx context.Context, g *Group, left time.Time) {
+	err := h.learnLimits(ctx, g, lookBackWithin)
+	g.mu.Lock()
+	if err != nil || g.retention.first.After(left.Add(-clockSkew)) {
+		g.seen.endanger()
+	}
+	g.mu.Unlock()
 }
 
 // pin finds the group or begins to open it. It is not forgotten until unpin.
@@ -252,7 +280,7 @@ func (h *Hub) pin(key Key, address string) (*Group, error) {
 	if g == nil {
 		s := key.subjects(shards)
 		g = newGroup(h, key, s, h.readers[len(h.groups)%len(h.readers)])
-		h.groups[key], h.byDeliver[s.deliver], h.byConsumer[s.stream+"."+s.consumer] = g, g, g
+		h.groups[key], h.byDeliver[s.deliver], h.byConsumer[s.name()] = g, g, g
 		h.opening.Add(1)
 		go func() {
 			defer h.opening.Done()
@@ -295,7 +323,7 @@ func (h *Hub) remove(g *Group) {
 	if h.groups[g.key] == g {
 		delete(h.groups, g.key)
 		delete(h.byDeliver, g.subject.deliver)
-		delete(h.byConsumer, g.subject.stream+"."+g.subject.consumer)
+		delete(h.byConsumer, g.subject.name())
 	}
 }
 
@@ -313,6 +341,7 @@ func (h *Hub) all() []*Group {
 // tidy forgets groups that had no member for a while.
 func (h *Hub) tidy() {
 	now := h.now()
+	h.losses.tidy(now)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, g := range h.groups {

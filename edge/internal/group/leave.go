@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"slices"
 	"time"
+
+	"canopy/shared/event"
 )
 
 // leave begins the end of a membership, or ends it.
@@ -53,26 +55,37 @@ func (r *rotation) giveBack(d *delivery) {
 	if d.void {
 		return
 	}
-	if d.reply == "" {
-		r.notice = d
+	if d.gap != nil {
+		r.say(*d.gap)
 		return
 	}
 	i, _ := slices.BinarySearchFunc(r.back, d, func(a, b *delivery) int { return cmp.Compare(a.seq, b.seq) })
 	r.back = slices.Insert(r.back, i, d)
 }
 
-// handBack gives everything that waits to JetStream, in order.
+// handBack gives everything that waits to JetStream, in order. What the log has forgotten
+// stays, as long as there are members who may take it; else it is lost.
 func (r *rotation) handBack() {
 	list := slices.Concat(r.back, r.fresh.all())
 	slices.SortFunc(list, func(a, b *delivery) int { return cmp.Compare(a.seq, b.seq) })
-	for _, d := range list {
-		if d.lease == forever && r.gone == 0 {
-			r.gone = d.seq
-		}
-		r.done.naks = append(r.done.naks, d.reply)
-		r.forget(d)
-	}
 	r.back, r.fresh = nil, queue[*delivery]{}
+	stay := r.members > 0 && !r.stopped
+	for _, d := range list {
+		switch {
+		case d.lease != forever:
+			r.done.naks = append(r.done.naks, d.reply)
+			r.forget(d)
+		case stay:
+			r.back = append(r.back, d)
+		default:
+			r.done.lost = append(r.done.lost, d.seq)
+			r.forget(d)
+		}
+	}
+	if d := r.notice; d != nil && !stay && d.gap.Reason == event.GapRetention {
+		r.done.lost = append(r.done.lost, d.gap.After.Sequence+1)
+		r.notice = nil
+	}
 }
 
 // restart forgets everything: the stream is another one, in which sequences begin anew.

@@ -3,7 +3,6 @@ package group
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"slices"
 	"strings"
@@ -20,7 +19,6 @@ import (
 const (
 	deletedAdvisory = "$JS.EVENT.ADVISORY.CONSUMER.DELETED."
 	createdAdvisory = "$JS.EVENT.ADVISORY.CONSUMER.CREATED."
-	endedAdvisory   = "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED."
 
 	lookEvery = 30 * time.Second
 
@@ -37,6 +35,8 @@ const (
 func (h *Hub) consumerDeleted(msg *nats.Msg) {
 	if g := h.advised(msg, deletedAdvisory); g != nil {
 		g.lookSoon()
+	} else {
+		h.losses.drop(strings.TrimPrefix(msg.Subject, deletedAdvisory))
 	}
 }
 
@@ -50,26 +50,6 @@ func (h *Hub) consumerCreated(msg *nats.Msg) {
 	}
 }
 
-// eventEnded takes JetStream's advisory: the log has forgotten an event that a consumer had
-// sent and nobody had acknowledged. It is not sent again.
-func (h *Hub) eventEnded(msg *nats.Msg) {
-	g := h.advised(msg, endedAdvisory)
-	if g == nil {
-		return
-	}
-	var ended struct {
-		Sequence uint64 `json:"stream_seq"`
-	}
-	if err := json.Unmarshal(msg.Data, &ended); err != nil || ended.Sequence == 0 {
-		return
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if !g.rotation.own(ended.Sequence) {
-		g.seen.endanger(ended.Sequence - 1)
-	}
-}
-
 // advised finds the group of an advisory, nil if this edge has none.
 func (h *Hub) advised(msg *nats.Msg, prefix string) *Group {
 	h.mu.RLock()
@@ -77,10 +57,13 @@ func (h *Hub) advised(msg *nats.Msg, prefix string) *Group {
 	return h.byConsumer[strings.TrimPrefix(msg.Subject, prefix)]
 }
 
-// Reconnected must be called when the connection of events stands again.
+// Reconnected must be called when the connection of events stands again: what JetStream has
+// said meanwhile was not heard.
 func (h *Hub) Reconnected() {
 	for _, g := range h.all() {
-		g.lookSoon()
+		g.mu.Lock()
+		g.seen.at, g.seen.unsure = 0, true
+		g.mu.Unlock()
 	}
 }
 
@@ -124,7 +107,7 @@ func (h *Hub) due() []*Group {
 	h.mu.RLock()
 	for _, g := range h.groups {
 		g.mu.Lock()
-		if g.sockets > 0 && g.isOpen() && g.seen.due(now, every) {
+		if g.sockets > 0 && g.isOpen() && g.seen.due(now, every, h.losses.first(g.subject.name(), g.log(), now) > 0) {
 			all = append(all, dueAt{g, g.seen.at})
 		}
 		g.mu.Unlock()
@@ -151,7 +134,7 @@ func (h *Hub) look(ctx context.Context, g *Group) {
 	case errors.Is(err, jetstream.ErrConsumerNotFound):
 		err = h.makeAgain(ctx, g)
 	case err == nil:
-		if err = h.learnLimits(ctx, g); err != nil {
+		if err = h.learnLimits(ctx, g, lookEvery); err != nil {
 			break
 		}
 		g.mu.Lock()
@@ -183,6 +166,7 @@ func (h *Hub) identify(ctx context.Context, g *Group) (another bool, first uint6
 	g.rotation.restart()
 	g.seen = sight{}
 	g.logID.Store(uint64(log))
+	h.losses.drop(g.subject.name())
 	g.schedule()
 	return true, first, nil
 }

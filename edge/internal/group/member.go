@@ -124,7 +124,9 @@ func (m *Member) Leave(grace bool) {
 	if !m.gone {
 		m.gone = true
 		g.sockets--
-		g.idle = now
+		if g.idle = now; g.sockets == 0 {
+			g.left = now
+		}
 	}
 	g.schedule()
 }

@@ -4,6 +4,8 @@ import (
 	"math"
 	"slices"
 	"time"
+
+	"canopy/shared/event"
 )
 
 const (
@@ -61,14 +63,15 @@ type limits struct {
 
 // delivery is one event on its way to a member.
 type delivery struct {
-	seq      uint64 // in the stream
-	stored   int64  // when the stream took it: tells events of the same sequence in two streams apart
-	data     []byte // JSON as the log holds it
-	appended int64  // to Kafka, ms since 1970, 0 if unknown
-	reply    string // where it is acknowledged; empty for a notice of the edge's own
-	ping     uint64 // the Ping that asks for it, 0 as long as none was sent
-	given    bool   // some member may have had it
-	void     bool   // its stream is gone
+	seq      uint64     // in the stream
+	stored   int64      // when the stream took it: tells events of the same sequence in two streams apart
+	data     []byte     // JSON as the log holds it
+	appended int64      // to Kafka, ms since 1970, 0 if unknown
+	reply    string     // where it is acknowledged; empty for a notice
+	gap      *event.Gap // what a notice of the edge's own says, else nil
+	ping     uint64     // the Ping that asks for it, 0 as long as none was sent
+	given    bool       // some member may have had it
+	void     bool       // its stream is gone
 	came     time.Duration
 
 	// lease is when JetStream may give it to somebody else: after it, the edge gives it
@@ -99,7 +102,7 @@ type rotation struct {
 	keep   bool             // nobody is ready, and the last subscription stays for a moment
 	bytes  int64            // of held
 	renew  time.Duration    // when the next lease is to be renewed
-	gone   uint64           // the first event that was handed back in vain, 0 if none
+	alone  bool             // a member is ready again, after there was no subscription
 
 	busy  []*Member // that have something in flight, or leave
 	dirty []*Member // that have something to be written
@@ -137,6 +140,12 @@ func (r *rotation) enter(m *Member) {
 	m.prev.next, m.next.prev = m, m
 }
 
+// reenter puts a member that was slow into the ring.
+func (r *rotation) reenter(m *Member) {
+	r.alone = r.alone || r.ready == 0 && !r.keep
+	r.enter(m)
+}
+
 // exit takes m out of the ring.
 func (r *rotation) exit(m *Member, now time.Duration) {
 	r.ready--
@@ -162,7 +171,10 @@ func (r *rotation) take(d *delivery, now time.Duration) {
 	}
 	if old != nil {
 		// JetStream gave up waiting, or has a new leader that does not know: it is here.
-		old.reply, old.lease, old.sure = d.reply, d.lease, d.sure
+		old.reply = d.reply
+		if old.lease != forever {
+			old.lease, old.sure = d.lease, d.sure
+		}
 		r.stats.repeated++
 		return
 	}
@@ -185,8 +197,8 @@ func (r *rotation) take(d *delivery, now time.Duration) {
 	r.fresh.push(d)
 }
 
-// own says whether an event is here. If so, it is nowhere else any more: it is given out
-// however long that takes, and handing it back is losing it.
+// own says whether an event is here. If so, the log has forgotten it, and it is nowhere else:
+// it is given out however long that takes, and handing it back is losing it.
 func (r *rotation) own(seq uint64) bool {
 	d := r.held[seq]
 	if d != nil {
@@ -195,8 +207,40 @@ func (r *rotation) own(seq uint64) bool {
 	return d != nil
 }
 
-// say has a notice given to the next member whose turn it is.
-func (r *rotation) say(d *delivery) { r.notice = d }
+// ownBefore owns all events here before a sequence.
+func (r *rotation) ownBefore(oldest uint64) {
+	for seq := range r.held {
+		if seq < oldest {
+			r.own(seq)
+		}
+	}
+}
+
+// say has a notice given to the next member whose turn it is, with what the one before says
+// if nobody has had that.
+func (r *rotation) say(gap event.Gap) {
+	if r.notice != nil {
+		gap = merge(*r.notice.gap, gap)
+	}
+	r.notice = &delivery{seq: gap.Before.Sequence - 1, data: gap.JSON(), gap: &gap}
+}
+
+// merge gives a gap for two that nobody has been told of.
+func merge(a, b event.Gap) event.Gap {
+	if a.Before.Log != b.Before.Log {
+		return b // it says that the log is another one
+	}
+	if a.Before.Sequence > b.Before.Sequence {
+		b.Before = a.Before
+	}
+	switch {
+	case a.Reason == event.GapLog || b.Reason == event.GapLog:
+		b.Reason, b.After = event.GapLog, event.Cursor{}
+	case a.After.Sequence < b.After.Sequence:
+		b.After = a.After
+	}
+	return b
+}
 
 // assign gives out what waits, in strict rotation: it stops at a member that can take
 // nothing now. With over no member can, since too many bytes wait for stalled sockets.
@@ -357,6 +401,9 @@ func (r *rotation) pong(m *Member, counter uint64, now time.Duration) {
 		m.flight.pop()
 		m.bytes -= len(d.data)
 		r.forget(d)
+		if d.gap != nil {
+			r.done.told = append(r.done.told, *d.gap)
+		}
 		if d.reply != "" && !d.void { // a new stream has another event with the sequence of a void one
 			r.done.acks = append(r.done.acks, d.reply)
 		}
@@ -365,7 +412,7 @@ func (r *rotation) pong(m *Member, counter uint64, now time.Duration) {
 	m.window = min(2*m.window, r.limits.window)
 	switch {
 	case m.state == slow && m.stalled == 0:
-		r.enter(m)
+		r.reenter(m)
 	case m.state == leaving && m.flight.len() == 0:
 		r.end(m, now)
 	}

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"canopy/shared/event"
 )
 
 // plainSocket is a socket that takes everything.
@@ -33,6 +35,8 @@ type stand struct {
 	acked   []uint64
 	nacked  []uint64
 	renewed []uint64
+	lost    []uint64
+	told    []event.Gap
 }
 
 func newStand(t *testing.T, members int) *stand {
@@ -75,6 +79,8 @@ func (s *stand) work() {
 		s.acked = append(s.acked, number(o.acks)...)
 		s.nacked = append(s.nacked, number(o.naks)...)
 		s.renewed = append(s.renewed, number(o.progress)...)
+		s.lost = append(s.lost, o.lost...)
+		s.told = append(s.told, o.told...)
 		for _, w := range o.writes {
 			s.writes[w.member]++
 			for _, d := range o.events[w.from:w.to] {
@@ -270,22 +276,64 @@ func TestLeasesOfWhatIsHeldAreRenewedAndLapsedOnesAreGivenToNobody(t *testing.T)
 func TestAnEventThatTheLogHasForgottenIsGivenHoweverLate(t *testing.T) {
 	s := newStand(t, 2)
 	m, other := s.members[0], s.members[1]
-	m.window, other.window = 0, 0
-	s.events(1, 2)
-	s.want("is here", s.r.own(2), true)
-	s.want("another is here", s.r.own(3), false)
-	s.r.tick(s.now, false, false) // the lease of the first ends
-	s.now += time.Minute
-	m.window = 256
-	s.work()
-	s.want("given", s.got[m], []uint64{2})
-	s.want("lost", s.r.gone, uint64(0))
+	m.window, other.window = 1, 1
+	s.events(1, 4)
+	s.want("is here", s.r.own(4), true)
+	s.want("another is here", s.r.own(5), false)
+	s.events(4, 4) // it was on its way once more
+	s.pass(slowAfter + parkedFor)
+	s.want("handed back", s.nacked, []uint64{3})
+	s.answer(m)
+	s.want("given", s.got[m], []uint64{1, 4})
+	s.r.ownBefore(5)
+	s.want("is lost", s.lost, []uint64(nil))
 	for _, m := range s.members {
 		s.r.leave(m, false, s.now)
 	}
 	s.work()
-	s.want("handed back", s.nacked, []uint64{2})
-	s.want("lost", s.r.gone, uint64(2))
+	s.want("is lost", s.lost, []uint64{2, 4})
+}
+
+func TestNoticesThatNobodyHasHadBecomeOne(t *testing.T) {
+	gap := func(reason string, log event.Log, after, before uint64) event.Gap {
+		g := event.Gap{Reason: reason, Before: event.Cursor{Log: log, Sequence: before}}
+		if reason == event.GapRetention {
+			g.After = event.Cursor{Log: log, Sequence: after}
+		}
+		return g
+	}
+	for _, c := range []struct {
+		name       string
+		a, b, want event.Gap
+	}{
+		{"a later one", gap(event.GapRetention, 1, 5, 9), gap(event.GapRetention, 1, 20, 30), gap(event.GapRetention, 1, 5, 30)},
+		{"an earlier one", gap(event.GapRetention, 1, 20, 30), gap(event.GapRetention, 1, 5, 9), gap(event.GapRetention, 1, 5, 30)},
+		{"the log is another one", gap(event.GapRetention, 1, 5, 9), gap(event.GapLog, 2, 0, 3), gap(event.GapLog, 2, 0, 3)},
+		{"of the other log", gap(event.GapLog, 2, 0, 3), gap(event.GapRetention, 2, 5, 9), gap(event.GapLog, 2, 0, 9)},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newStand(t, 1)
+			m := s.members[0]
+			m.window = 0
+			s.r.say(c.a)
+			s.r.say(c.b)
+			m.window = 256
+			s.work()
+			s.want("told", s.got[m], []uint64{c.want.Before.Sequence - 1})
+			s.want("says", *(*m.flight.front()).gap, c.want)
+			s.answer(m)
+			s.want("is known", s.told, []event.Gap{c.want})
+		})
+	}
+}
+
+func TestANoticeThatNoMemberIsLeftForIsLost(t *testing.T) {
+	s := newStand(t, 1)
+	s.r.say(event.Gap{Reason: event.GapRetention, After: event.Cursor{Sequence: 5}, Before: event.Cursor{Sequence: 9}})
+	s.work()
+	s.r.leave(s.members[0], false, s.now)
+	s.work()
+	s.want("is lost", s.lost, []uint64{6})
 }
 
 func TestEventsThatWaitForNobodyAreHandedBackAfterASecond(t *testing.T) {

@@ -91,9 +91,12 @@ func (w *worker) round(g *Group) bool {
 	g.rotation.assign(g.hub.now(), g.hub.overHeld())
 	w.outcome, g.rotation.done = g.rotation.done, w.outcome.reset()
 	want := g.rotation.subscriptions()
-	if n := g.rotation.gone; n > 0 {
-		g.seen.endanger(n - 1)
-		g.rotation.gone = 0
+	if len(w.outcome.lost) > 0 {
+		g.seen.told = span{} // it may have been what is lost
+	}
+	if g.rotation.alone {
+		g.rotation.alone = false
+		g.seen.endanger()
 	}
 	if w.outcome.empty() {
 		// The memory goes on with the worker: there may be very many groups.
@@ -117,6 +120,13 @@ func (w *worker) carryOut(g *Group) {
 	g.answer(o.naks, nakText)
 	g.answer(o.later, laterText)
 	g.answer(o.progress, progressText)
+	for _, seq := range o.lost {
+		g.hub.losses.lose(g.subject.name(), seq, g.log(), g.hub.now())
+		g.hub.tellEdges(g.subject.name(), word{Lost: seq})
+	}
+	for _, gap := range o.told {
+		g.told(gap)
+	}
 	stats.acknowledged.Add(float64(len(o.acks)))
 	stats.refused.Add(float64(len(o.naks) + len(o.later)))
 	stats.repeated.Add(float64(o.repeated))

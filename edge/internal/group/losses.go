@@ -1,0 +1,228 @@
+package group
+
+import (
+	"encoding/json"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"canopy/shared/event"
+	"canopy/shared/subject"
+)
+
+const (
+	endedAdvisory = "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED."
+
+	// wordPrefix is where edges tell each other about events that the log has forgotten, by
+	// stream and consumer.
+	wordPrefix = "canopy.groups."
+
+	// claimTime is how long an edge that still has such an event may take to say so, and
+	// claimKept how long it is remembered that it did: advisories may come later.
+	claimTime = 500 * time.Millisecond
+	claimKept = 10 * time.Second
+
+	// maxLosses bounds the events that are remembered, of one group and of all. Of one group
+	// the oldest matters: a gap begins there.
+	maxLossesOfOne = 4 << 10
+	maxLosses      = 64 << 10
+)
+
+// losses are events that the log has forgotten after some group's consumer had sent them and
+// before anybody acknowledged them. The consumer counts them as acknowledged, so nobody who
+// comes later can see it; therefore every edge remembers them, of all groups of the cluster,
+// until some member knows.
+//
+// Any goroutine may call it.
+type losses struct {
+	mu  sync.Mutex
+	of  map[string]map[uint64]loss // by a consumer's full name and the event's sequence
+	all int
+}
+
+type loss struct {
+	log     event.Log
+	heard   time.Duration
+	claimed bool // it is not lost: some edge has it
+}
+
+// add notes that the log has forgotten an event.
+func (l *losses) add(consumer string, seq uint64, log event.Log, now time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, there := l.of[consumer][seq]; !there {
+		l.set(consumer, seq, loss{log: log, heard: now})
+	}
+}
+
+// claim notes that an edge has an event, and lose that it had it and cannot give it any more.
+func (l *losses) claim(consumer string, seq uint64, now time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.set(consumer, seq, loss{heard: now, claimed: true})
+}
+
+func (l *losses) lose(consumer string, seq uint64, log event.Log, now time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.set(consumer, seq, loss{log: log, heard: now})
+}
+
+// set notes something of an event, if there is room. mu is held.
+func (l *losses) set(consumer string, seq uint64, is loss) {
+	mine := l.of[consumer]
+	if _, there := mine[seq]; !there {
+		if len(mine) >= maxLossesOfOne || l.all >= maxLosses {
+			return
+		}
+		l.all++
+	}
+	if mine == nil {
+		mine = map[uint64]loss{}
+		l.of[consumer] = mine
+	}
+	mine[seq] = is
+}
+
+// tidy forgets claims that nobody needs any more.
+func (l *losses) tidy(now time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for consumer, mine := range l.of {
+		for seq, is := range mine {
+			if is.claimed && now-is.heard >= claimKept {
+				delete(mine, seq)
+				l.all--
+			}
+		}
+		if len(mine) == 0 {
+			delete(l.of, consumer)
+		}
+	}
+}
+
+// remove forgets the events between two sequences, both of them excluded.
+func (l *losses) remove(consumer string, after, before uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	mine := l.of[consumer]
+	for seq := range mine {
+		if after < seq && seq < before {
+			delete(mine, seq)
+			l.all--
+		}
+	}
+	if len(mine) == 0 {
+		delete(l.of, consumer)
+	}
+}
+
+// drop forgets what is known of a consumer.
+func (l *losses) drop(consumer string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.all -= len(l.of[consumer])
+	delete(l.of, consumer)
+}
+
+// first is the oldest event of a log that is gone and that nobody has claimed, 0 if there is
+// none.
+func (l *losses) first(consumer string, log event.Log, now time.Duration) (first uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for seq, at := range l.of[consumer] {
+		if !at.claimed && at.log == log && now-at.heard >= claimTime && (first == 0 || seq < first) {
+			first = seq
+		}
+	}
+	return first
+}
+
+// word is what edges tell each other of a group's events.
+type word struct {
+	Kept uint64 `json:"kept,omitempty"` // the log has forgotten it, but it comes from here
+	Lost uint64 `json:"lost,omitempty"` // so it was, but it cannot come any more
+
+	// Told says that a member knows what may be missing between two sequences.
+	Told *span `json:"told,omitempty"`
+}
+
+// span is what lies between two sequences.
+type span struct {
+	After  uint64 `json:"after"`
+	Before uint64 `json:"before"`
+}
+
+// eventEnded takes JetStream's advisory that a consumer has given up an event.
+func (h *Hub) eventEnded(msg *nats.Msg) {
+	consumer := strings.TrimPrefix(msg.Subject, endedAdvisory)
+	var ended struct {
+		Sequence uint64 `json:"stream_seq"`
+	}
+	if json.Unmarshal(msg.Data, &ended) != nil || ended.Sequence == 0 {
+		return
+	}
+	h.mu.RLock()
+	g := h.byConsumer[consumer]
+	h.mu.RUnlock()
+	if g != nil && g.owns(ended.Sequence) {
+		h.tellEdges(consumer, word{Kept: ended.Sequence})
+		return
+	}
+	h.losses.add(consumer, ended.Sequence, h.logOf(consumer), h.now())
+}
+
+// owns says whether an event is here.
+func (g *Group) owns(seq uint64) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.rotation.own(seq)
+}
+
+// told notes that a member knows of a gap.
+func (g *Group) told(gap event.Gap) {
+	between := span{gap.After.Sequence, gap.Before.Sequence}
+	g.hub.losses.remove(g.subject.name(), between.After, between.Before)
+	g.hub.tellEdges(g.subject.name(), word{Told: &between})
+}
+
+// wordCame takes what an edge says.
+func (h *Hub) wordCame(msg *nats.Msg) {
+	consumer := strings.TrimPrefix(msg.Subject, wordPrefix)
+	var w word
+	if json.Unmarshal(msg.Data, &w) != nil {
+		return
+	}
+	if w.Kept > 0 {
+		h.losses.claim(consumer, w.Kept, h.now())
+	}
+	if w.Lost > 0 {
+		h.losses.lose(consumer, w.Lost, h.logOf(consumer), h.now())
+	}
+	if w.Told != nil {
+		h.losses.remove(consumer, w.Told.After, w.Told.Before)
+	}
+}
+
+// logOf identifies the stream of a consumer, 0 if that is none of ours.
+func (h *Hub) logOf(consumer string) event.Log {
+	stream, _, _ := strings.Cut(consumer, ".")
+	shard, ok := subject.ShardOfStream(stream)
+	if !ok {
+		return 0
+	}
+	return h.streams.Log(shard)
+}
+
+// tellEdges says something to all edges.
+func (h *Hub) tellEdges(consumer string, w word) {
+	body, err := json.Marshal(w) // numbers, which always encode
+	if err == nil {
+		err = h.nc.Publish(wordPrefix+consumer, body)
+	}
+	if err != nil {
+		h.stats.unanswered.Inc()
+	}
+}
