@@ -137,6 +137,7 @@ func parse(args []string) (options, error) {
 	flags.StringVar(&o.rows, "rows", strings.Join(usual, ","), "`rows` to measure, separated by commas")
 	flags.StringVar(&o.edge, "edge", "", "`path` of a canopy-edge to measure; empty builds bin/canopy-edge")
 	flags.StringVar(&o.ingest, "ingest", "", "`path` of a canopy-ingest to measure; empty builds bin/canopy-ingest")
+	flags.StringVar(&under.Profiles, "profiles", "", "`folder` for processor profiles of Canopy's processes, one for each second; it costs them a little time")
 	flags.StringVar(&o.out, "out", "bench/RESULTS.md", "`file` for the results; - is standard output")
 	if err := flags.Parse(args); err != nil {
 		return o, err

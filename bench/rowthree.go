@@ -136,12 +136,14 @@ func rowThreeResults(o options, both [2]*traveller, ingested float64) report.Row
 			report.Count(uint64(o.way.events)), o.way.sockets, roomForRound, report.Count(uint64(ingested))),
 	}
 	whole, fed := both[0].rates(), both[1].rates()
-	var ratios []float64
+	var ratios, shares []float64
 	for i := range whole {
 		ratios = append(ratios, whole[i]/min(fed[i], ingested))
+		shares = append(shares, whole[i]*(1/fed[i]+1/ingested))
 	}
 	row.Results = []report.Result{
 		{Name: "ratio: whole way to the slower part alone", Values: ratios, Digits: 2, Goal: &report.Goal{AtLeast: true, Value: goalWay}},
+		{Name: "ratio: whole way to both parts by turns, which share the cores", Values: shares, Digits: 2},
 		{Name: both[0].name, Values: whole, Unit: "events/s"},
 		{Name: both[1].name, Values: fed, Unit: "events/s"},
 	}

@@ -10,6 +10,7 @@ import (
 	"canopy/edge/gateway"
 	"canopy/edge/internal/procs"
 	"canopy/shared/config"
+	"canopy/shared/heap"
 	"canopy/shared/obs"
 )
 
@@ -28,6 +29,7 @@ type commandLine struct {
 }
 
 func main() {
+	heap.Keep(os.Getenv("GOGC"))
 	procs.Spare(os.Getenv("GOMAXPROCS"))
 	status, err := run(os.Args[1:], os.Environ(), os.Stdin, os.Stdout)
 	if err != nil {

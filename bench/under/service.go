@@ -22,6 +22,10 @@ const (
 	logTail         = 2 << 10
 )
 
+// Profiles is a folder that the programs' processor profiles go into, one for each second
+// and process; empty means none. go tool pprof takes many of them at once.
+var Profiles string
+
 // service is a running program of Canopy's, which has a health server.
 type service struct {
 	name   string
@@ -57,7 +61,25 @@ func startService(ctx context.Context, name, program, dir, health string, env []
 	if err := s.awaitReady(ctx); err != nil {
 		return nil, errors.Join(err, s.Stop())
 	}
+	if Profiles != "" {
+		go s.profile(Profiles)
+	}
 	return s, nil
+}
+
+// profile writes profiles into a folder until the program ends.
+func (s *service) profile(dir string) {
+	for i := 1; ; i++ {
+		p, err := s.get(context.Background(), "/debug/pprof/profile?seconds=1")
+		if err != nil {
+			return // it ends
+		}
+		name := filepath.Join(dir, fmt.Sprintf("%s-%d-%d.pprof", s.name, s.PID(), i))
+		if err := os.WriteFile(name, p, 0o600); err != nil {
+			fmt.Fprintln(os.Stderr, "write profile:", err)
+			return
+		}
+	}
 }
 
 // freeAddrs gives n addresses of 127.0.0.1 that nobody listens at.
