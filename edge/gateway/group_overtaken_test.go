@@ -270,3 +270,28 @@ func TestAGroupThatKeepsUpIsToldOfNoGapWhateverComesAtOnce(t *testing.T) {
 	s.awaitGroup("g", "it was looked at since", func(g group.Status) bool { return g.AckFloor == before+burst })
 	l.expectNoGap()
 }
+
+func TestWordsAboutGroupsThatMeanNothingDoNoHarm(t *testing.T) {
+	s := startEdge(t, nil)
+	l := newLedger(t)
+	l.add(0, s.dial("/open-app?group_id=g", nil))
+	g := s.awaitGroup("g", "its member is there", func(g group.Status) bool { return g.Members == 1 })
+	nc := s.js.Conn()
+	for _, consumer := range []string{g.Stream + "." + g.Consumer, g.Stream + ".none", "EVENTS_99.none", "EVENTS_-1.none", "none.none"} {
+		for _, body := range []string{
+			"", "{", "[]", "null", `{"stream_seq":-1}`, `{"stream_seq":1e30}`, `{"stream_seq":0}`, `{"stream_seq":7}`,
+			`{"kept":1}`, `{"lost":18446744073709551615}`, `{"told":{"after":9,"before":3}}`, `{"told":{}}`, `{"told":null}`,
+		} {
+			for _, to := range []string{"$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.", "canopy.groups."} {
+				if err := nc.Publish(to+consumer, []byte(body)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	s.publishMany("open-app", "", 0, 100)
+	l.await(100)
+}

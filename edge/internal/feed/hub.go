@@ -291,8 +291,15 @@ func (h *Hub) Shards() (int, error) {
 	return len(h.logs), h.failed
 }
 
-// Log identifies the stream of a shard, once Shards has given no error.
-func (h *Hub) Log(shard int) event.Log { return h.logOf(shard) }
+// Log identifies the stream of a shard, 0 if there is none or it is not known yet.
+func (h *Hub) Log(shard int) event.Log {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if shard >= len(h.logs) {
+		return 0
+	}
+	return h.logs[shard]
+}
 
 func (h *Hub) slotsOf(shard int) chan struct{} {
 	h.mu.Lock()

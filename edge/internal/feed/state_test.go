@@ -71,3 +71,12 @@ func TestWhatASmallerLimitHasCostIsTold(t *testing.T) {
 		}
 	}
 }
+
+func TestTheLogOfAStreamThatIsNotThereIsUnknown(t *testing.T) {
+	h, _, _ := startHub(t, roomy, nil, nil) // of one shard
+	for shard, known := range []bool{true, false, false} {
+		if log := h.Log(shard); (log != 0) != known {
+			t.Errorf("shard %d has log %v", shard, log)
+		}
+	}
+}

@@ -262,8 +262,17 @@ type retention struct {
 	asked time.Duration
 }
 
-// retentionOf says how much a stream keeps, as it was at a time.
-func retentionOf(info *jetstream.StreamInfo, asked time.Duration) retention {
+// retentionOf is what is known of a shard's stream, and whether that is so since less than
+// within.
+func (h *Hub) retentionOf(shard int, within time.Duration) (r retention, fresh bool) {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	r, ok := h.retentions[shard]
+	return r, ok && h.now()-r.asked < within
+}
+
+// newRetention says how much a stream keeps, as it was at a time.
+func newRetention(info *jetstream.StreamInfo, asked time.Duration) retention {
 	c, state := info.Config, info.State
 	r := retention{most: uint64(max(0, c.MaxMsgsPerSubject)), age: c.MaxAge, first: state.FirstTime, asked: asked}
 	if c.MaxBytes > 0 && state.Bytes > uint64(c.MaxBytes)/10*9 {
@@ -290,24 +299,25 @@ const riskEvery = 5 * time.Second
 // learnLimits finds out how much the group's stream keeps, unless that is known since less
 // than within: each stream is asked for once in a while, not for each group.
 func (h *Hub) learnLimits(ctx context.Context, g *Group, within time.Duration) error {
-	h.mu.RLock()
-	known, ok := h.retentions[g.subject.shard]
-	h.mu.RUnlock()
-	if !ok || h.now()-known.asked >= within {
+	known, fresh := h.retentionOf(g.subject.shard, within)
+	if !fresh {
 		err := h.request(ctx, func(ctx context.Context) error {
+			if known, fresh = h.retentionOf(g.subject.shard, within); fresh {
+				return nil // another group has asked while this one waited
+			}
 			s, err := h.js.Stream(ctx, g.subject.stream)
 			if err != nil {
 				return fmt.Errorf("ask for stream %s: %w", g.subject.stream, err)
 			}
-			known = retentionOf(s.CachedInfo(), h.now())
+			known = newRetention(s.CachedInfo(), h.now())
+			h.mu.Lock()
+			h.retentions[g.subject.shard] = known
+			h.mu.Unlock()
 			return nil
 		})
 		if err != nil {
 			return err
 		}
-		h.mu.Lock()
-		h.retentions[g.subject.shard] = known
-		h.mu.Unlock()
 	}
 	g.mu.Lock()
 	g.retention = known

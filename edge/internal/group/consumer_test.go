@@ -130,6 +130,11 @@ func TestLossesOfAnotherLogAndBeyondTheBoundCountForNothing(t *testing.T) {
 	if n := l.first("a", 8, time.Hour); n != 0 {
 		t.Errorf("event %d of another log counts", n)
 	}
+	l.add("a", 3, 0, 0)
+	if n := l.first("a", 8, time.Hour); n != 3 {
+		t.Errorf("event %d counts, want 3, whose log was not known", n)
+	}
+	l.drop("a")
 	l.claim("c", 1, 0)
 	l.tidy(claimKept - 1)
 	l.add("c", 1, 7, claimKept)
@@ -137,7 +142,7 @@ func TestLossesOfAnotherLogAndBeyondTheBoundCountForNothing(t *testing.T) {
 		t.Errorf("event %d counts, which an edge has", n)
 	}
 	l.tidy(claimKept)
-	if l.all != 1 {
+	if l.all != 0 {
 		t.Errorf("%d are remembered", l.all)
 	}
 	for i := range uint64(2 * maxLossesOfOne) {

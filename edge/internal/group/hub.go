@@ -85,7 +85,7 @@ func (c Config) limits() limits {
 type Streams interface {
 	// Shards is the number of streams, or an error as long as it is not known.
 	Shards() (int, error)
-	// Log identifies the stream of a shard.
+	// Log identifies the stream of a shard, 0 if it is not known.
 	Log(shard int) event.Log
 }
 
@@ -260,7 +260,10 @@ func (h *Hub) Join(ctx context.Context, key Key, address string, socket Socket) 
 // member left, if so much was stored meanwhile. More than a limit of the application's own
 // shows when the next event comes.
 func (h *Hub) lookBack(ctx context.Context, g *Group, left time.Time) {
-	err := h.learnLimits(ctx, g, lookBackWithin)
+	err := nats.ErrDisconnected
+	if h.js.Conn().IsConnected() { // else whoever comes back need not wait
+		err = h.learnLimits(ctx, g, lookBackWithin)
+	}
 	g.mu.Lock()
 	if err != nil || g.retention.first.After(left.Add(-clockSkew)) {
 		g.seen.endanger()

@@ -43,7 +43,7 @@ type losses struct {
 }
 
 type loss struct {
-	log     event.Log
+	log     event.Log // 0 if it was not known
 	heard   time.Duration
 	claimed bool // it is not lost: some edge has it
 }
@@ -133,7 +133,7 @@ func (l *losses) first(consumer string, log event.Log, now time.Duration) (first
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for seq, at := range l.of[consumer] {
-		if !at.claimed && at.log == log && now-at.heard >= claimTime && (first == 0 || seq < first) {
+		if !at.claimed && (at.log == log || at.log == 0) && now-at.heard >= claimTime && (first == 0 || seq < first) {
 			first = seq
 		}
 	}
@@ -206,7 +206,7 @@ func (h *Hub) wordCame(msg *nats.Msg) {
 	}
 }
 
-// logOf identifies the stream of a consumer, 0 if that is none of ours.
+// logOf identifies the stream of a consumer, 0 if it is not known.
 func (h *Hub) logOf(consumer string) event.Log {
 	stream, _, _ := strings.Cut(consumer, ".")
 	shard, ok := subject.ShardOfStream(stream)
