@@ -5,7 +5,6 @@ import (
 	"io"
 	"net"
 	"sync"
-	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -79,25 +78,25 @@ func TestWritersOfEveryKindDoNotInterleaveFrames(t *testing.T) {
 	s := serveOver(t, false, Config{Spared: true}, nil)
 	c := dial(t, s.url)
 	e := s.next(t)
-	var cut atomic.Int64
-	part := func(fd int, b []byte) (int, error) {
-		cut.Add(1)
-		return unix.Write(fd, b[:len(b)/3])
-	}
+	part := func(fd int, b []byte) (int, error) { return unix.Write(fd, b[:len(b)/3]) }
 	kinds := []func([]byte) error{e.Write, e.WriteFast, func(b []byte) error { return e.write(b, part) }}
+	send := func(i int, kind func([]byte) error) {
+		b := AppendFrame(nil, OpBinary, bytes.Repeat([]byte{byte(i)}, size))
+		e.given.Add(int64(len(b)))
+		if err := kind(b); err != nil {
+			t.Error(err)
+		}
+	}
+	send(0, kinds[2]) // nothing is held yet, so this one is cut short
 	var group sync.WaitGroup
 	for i := range writers {
 		group.Go(func() {
 			for range each {
-				b := AppendFrame(nil, OpBinary, bytes.Repeat([]byte{byte(i)}, size))
-				e.given.Add(int64(len(b)))
-				if err := kinds[i%len(kinds)](b); err != nil {
-					t.Error(err)
-				}
+				send(i, kinds[i%len(kinds)])
 			}
 		})
 	}
-	for range writers * each {
+	for range 1 + writers*each {
 		_, got, err := c.Read(within(t))
 		if err != nil {
 			t.Fatal(err)
@@ -108,9 +107,6 @@ func TestWritersOfEveryKindDoNotInterleaveFrames(t *testing.T) {
 	}
 	group.Wait()
 	until(t, "the account's end", func() bool { return e.taken.Load() == e.given.Load() && !keeps(&e.Conn) })
-	if cut.Load() == 0 {
-		t.Error("no write was cut short")
-	}
 }
 
 func TestAStalledReaderGetsFastWritesInOrder(t *testing.T) {
