@@ -24,7 +24,8 @@ type churned struct {
 	cores    fleetCores
 }
 
-// churnDue is when event i during the churn is sent.
+// churnDue is when event i during the churn is sent, or later if some socket has not had the
+// one before: else an edge would have to give up those who come last.
 func (o fleetOptions) churnDue(i int) time.Duration {
 	return time.Duration((float64(i) + 0.5) / float64(o.churnEvents) * float64(o.churn))
 }
@@ -42,8 +43,8 @@ func (f *fleet) churn(ctx context.Context) error {
 	}
 	first, start := len(f.made), time.Now()
 	for step := 1; time.Since(start) < o.churn; step++ {
-		for sent := len(f.made) - first; sent < o.churnEvents && o.churnDue(sent) <= time.Since(start); sent++ {
-			if err := f.publish(ctx); err != nil {
+		if sent := len(f.made) - first; sent < o.churnEvents && o.churnDue(sent) <= time.Since(start) {
+			if err := f.publishNext(ctx, sent == 0); err != nil {
 				return err
 			}
 		}
@@ -62,11 +63,14 @@ func (f *fleet) churn(ctx context.Context) error {
 		}
 	}
 	f.churned.took = time.Since(start)
-	// One more, for the sockets that came behind the others, and what is left.
-	for sent := len(f.made) - first; sent < o.churnEvents+1; sent++ {
-		if err := f.publish(ctx); err != nil {
+	// One more, for the sockets that came behind the others.
+	if len(f.made) > first {
+		if _, err := f.covered(ctx); err != nil {
 			return err
 		}
+	}
+	if err := f.publish(ctx); err != nil {
+		return err
 	}
 	f.churned.events = len(f.made) - first
 	if f.churned.coverage, err = f.covered(ctx); err != nil {
@@ -85,6 +89,17 @@ func (f *fleet) churn(ctx context.Context) error {
 	}
 	progress("row 11: all %s open sockets, %s of them new, had every event from their handshakes on", report.Count(uint64(f.churned.coverage.Sockets)), report.Count(uint64(f.churned.coverage.Newcomers)))
 	return f.look(ctx, "after the churn")
+}
+
+// publishNext sends an event of the churn if it is the first one, or if every socket has had
+// the one before.
+func (f *fleet) publishNext(ctx context.Context, first bool) error {
+	if !first {
+		if c, err := f.crew.Coverage(f.made); err != nil || c.Behind > 0 {
+			return err
+		}
+	}
+	return f.publish(ctx)
 }
 
 // covered waits until no socket is behind the last event.

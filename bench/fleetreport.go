@@ -30,7 +30,7 @@ func (f *fleet) rows(failure error) []report.Row {
 		What: fmt.Sprintf("%s with %s sockets each at most, and as many client processes, because one process may have too few descriptors for all. "+
 			"All sockets read one public application, which needs no sign-in. They come from addresses of 127.0.0.0/8, eight for each client process. "+
 			"After they were opened they are left alone for %s, but for Pings: a socket that was silent for %s gets one and must answer within %s. "+
-			"Then come %s of %d bytes, each when all sockets have had the one before. Then %g %% of the sockets are replaced each second for %s, those that have been open for longest, while events come. "+
+			"Then come %s of %d bytes, each when all sockets have had the one before. Then %g %% of the sockets are replaced each second for %s, those that have been open for longest, while events come, again each when all have had the one before. "+
 			"Settings beside the defaults: GOMAXPROCS=%s, EDGE__PING__INTERVAL=%s, EDGE__PING__TIMEOUT=%s, EDGE__DRAIN=1s; no limit of Canopy's is raised. Each edge has its usual connections to the one NATS server, which has one stream.",
 			plural(o.edges(), "edge"), report.Count(uint64(o.of(o.edges()-1))), o.hold, o.ping, o.pingTimeout, plural(o.events, "event"), f.opts.size, 100*churnShare, o.churn,
 			procsText(o.procs), o.ping, o.pingTimeout),

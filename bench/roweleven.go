@@ -33,7 +33,7 @@ type fleetOptions struct {
 	hold        time.Duration // after opening
 	events      int           // to all, one at a time
 	churn       time.Duration
-	churnEvents int // during the churn, evenly
+	churnEvents int // during the churn at most, evenly
 }
 
 func (o *fleetOptions) define(flags *flag.FlagSet) {
@@ -45,7 +45,7 @@ func (o *fleetOptions) define(flags *flag.FlagSet) {
 	flags.DurationVar(&o.hold, "fleet-hold", 2*time.Minute, "`time` for which row 11 leaves the open sockets alone")
 	flags.IntVar(&o.events, "fleet-events", 3, "`events` of row 11 to all sockets, one at a time")
 	flags.DurationVar(&o.churn, "fleet-churn", 2*time.Minute, "`time` for which row 11 replaces a thousandth of the sockets each second")
-	flags.IntVar(&o.churnEvents, "fleet-churn-events", 4, "`events` meanwhile; one more comes afterwards")
+	flags.IntVar(&o.churnEvents, "fleet-churn-events", 4, "`events` meanwhile at most, each when all sockets have had the one before; one more comes afterwards")
 }
 
 func (o fleetOptions) check() error {

@@ -10,7 +10,6 @@ import (
 	"canopy/edge/gateway"
 	"canopy/edge/internal/procs"
 	"canopy/shared/config"
-	"canopy/shared/heap"
 	"canopy/shared/obs"
 )
 
@@ -29,7 +28,6 @@ type commandLine struct {
 }
 
 func main() {
-	heap.Keep(os.Getenv("GOGC"))
 	procs.Spare(os.Getenv("GOMAXPROCS"))
 	status, err := run(os.Args[1:], os.Environ(), os.Stdin, os.Stdout)
 	if err != nil {
