@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -78,7 +79,11 @@ func TestWritersOfEveryKindDoNotInterleaveFrames(t *testing.T) {
 	s := serveOver(t, false, Config{Spared: true}, nil)
 	c := dial(t, s.url)
 	e := s.next(t)
-	part := func(fd int, b []byte) (int, error) { return unix.Write(fd, b[:len(b)/3]) }
+	var cut atomic.Int64
+	part := func(fd int, b []byte) (int, error) {
+		cut.Add(1)
+		return unix.Write(fd, b[:len(b)/3])
+	}
 	kinds := []func([]byte) error{e.Write, e.WriteFast, func(b []byte) error { return e.write(b, part) }}
 	send := func(i int, kind func([]byte) error) {
 		b := AppendFrame(nil, OpBinary, bytes.Repeat([]byte{byte(i)}, size))
@@ -88,6 +93,9 @@ func TestWritersOfEveryKindDoNotInterleaveFrames(t *testing.T) {
 		}
 	}
 	send(0, kinds[2]) // nothing is held yet, so this one is cut short
+	if cut.Load() == 0 {
+		t.Fatal("no write was cut short")
+	}
 	var group sync.WaitGroup
 	for i := range writers {
 		group.Go(func() {
