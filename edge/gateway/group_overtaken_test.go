@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"net/http"
 	"slices"
 	"strconv"
 	"testing"
@@ -219,6 +220,26 @@ func TestAGroupThatTheLogOvertakesIsTold(t *testing.T) {
 			proxy.Admit()
 			s.awaitGroup("g", "it was looked at since", func(g group.Status) bool { return g.AckFloor >= 5 })
 			s.gone(c)
+			l.add(0, s.dial("/open-app?group_id=g", nil))
+			return n
+		}},
+		{"its member left while its edge was cut off", func(t *testing.T, l *ledger) int {
+			var proxy *natstest.Proxy
+			s := startEdge(t, func(cfg *config.Config) {
+				proxy = natstest.StartProxy(t, cfg.NATS.URL, nil)
+				cfg.NATS.URL = proxy.URL()
+			})
+			s.keep(keepBytes(20 << 10))
+			c, _ := s.holding(10)
+			proxy.Refuse()
+			s.await("the edge has noticed", func() bool { status, _ := s.health("/readiness"); return status != http.StatusOK })
+			s.gone(c)
+			n := 10
+			for ; s.oldest() < 6; n++ {
+				s.publish("open-app", "", n)
+			}
+			proxy.Admit()
+			s.waitReady()
 			l.add(0, s.dial("/open-app?group_id=g", nil))
 			return n
 		}},

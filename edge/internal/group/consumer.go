@@ -211,19 +211,20 @@ func (h *Hub) see(ctx context.Context, g *Group, info *jetstream.ConsumerInfo, c
 	seen.floor, seen.behind = max(seen.floor, info.AckFloor.Stream), info.NumPending > 0
 	risk, safe, unsure := seen.risk, seen.safe, seen.unsure
 	seen.risk, seen.unsure = false, false
+	g.rotation.ceded.turn(seen.at)
 	if risk || lost > 0 {
 		seen.risked = seen.at
 	}
 	g.mu.Unlock()
 
-	after, ask := info.AckFloor.Stream, (check || unsure) && info.AckFloor.Stream > 0
+	after, gap := info.AckFloor.Stream, (check || unsure) && info.AckFloor.Stream > 0
 	if risk {
-		after, ask = min(after, safe), true
+		after, gap = min(after, safe), true
 	}
 	if lost > 0 {
-		after, ask = min(after, lost-1), true
+		after, gap = min(after, lost-1), true
 	}
-	if !ask {
+	if !gap && !unsure {
 		return nil
 	}
 	oldest, err := h.oldest(ctx, g)
@@ -242,12 +243,15 @@ func (h *Hub) see(ctx context.Context, g *Group, info *jetstream.ConsumerInfo, c
 		return err
 	}
 	g.rotation.ownBefore(oldest)
-	known := oldest <= after+1 || oldest == seen.told.Before && after >= seen.told.After
-	if !known {
+	if unsure {
+		g.rotation.loseCeded(oldest)
+	}
+	gap = gap && oldest > after+1 && (oldest != seen.told.Before || after < seen.told.After)
+	if gap {
 		seen.told = span{after, oldest}
 	}
-	g.mu.Unlock()
-	if !known {
+	g.schedule()
+	if gap {
 		h.tell(g, event.GapRetention, after, oldest)
 	}
 	return nil

@@ -345,11 +345,16 @@ func (h *Hub) all() []*Group {
 func (h *Hub) tidy() {
 	now := h.now()
 	h.losses.tidy(now)
+	connected := h.nc.IsConnected()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, g := range h.groups {
 		g.mu.Lock()
-		if g.sockets == 0 && g.pins == 0 && !g.queued && now-g.idle >= linger {
+		if g.sockets == 0 && g.pins == 0 && !g.queued && now-g.idle >= linger && connected && !g.doubts() {
+			if g.rotation.loseNotice() {
+				g.schedule()
+				continue
+			}
 			h.remove(g)
 		}
 		g.mu.Unlock()

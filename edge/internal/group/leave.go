@@ -74,6 +74,7 @@ func (r *rotation) handBack() {
 		switch {
 		case d.lease != forever:
 			r.done.naks = append(r.done.naks, d.reply)
+			r.ceded.add(d.seq)
 			r.forget(d)
 		case stay:
 			r.back = append(r.back, d)
@@ -82,10 +83,20 @@ func (r *rotation) handBack() {
 			r.forget(d)
 		}
 	}
-	if d := r.notice; d != nil && !stay && d.gap.Reason == event.GapRetention {
-		r.done.lost = append(r.done.lost, d.gap.After.Sequence+1)
-		r.notice = nil
+	if !stay {
+		r.loseNotice()
 	}
+}
+
+// loseNotice has other edges say what nobody is left for here. It is false if that is nothing.
+func (r *rotation) loseNotice() bool {
+	d := r.notice
+	if d == nil || d.gap.Reason != event.GapRetention {
+		return false
+	}
+	r.done.lost = append(r.done.lost, d.gap.After.Sequence+1)
+	r.notice = nil
+	return true
 }
 
 // restart forgets everything: the stream is another one, in which sequences begin anew.
@@ -94,7 +105,7 @@ func (r *rotation) restart() {
 		r.forget(d)
 		d.void = true
 	}
-	r.back, r.fresh, r.notice = nil, queue[*delivery]{}, nil
+	r.back, r.fresh, r.notice, r.ceded = nil, queue[*delivery]{}, nil, ceded{}
 }
 
 // stop gives nothing more out. What members have they may acknowledge.

@@ -107,7 +107,7 @@ func (h *Hub) due() []*Group {
 	h.mu.RLock()
 	for _, g := range h.groups {
 		g.mu.Lock()
-		if g.sockets > 0 && g.isOpen() && g.seen.due(now, every, h.losses.first(g.subject.name(), g.log(), now) > 0) {
+		if (g.sockets > 0 || g.doubts()) && g.isOpen() && g.seen.due(now, every, h.losses.first(g.subject.name(), g.log(), now) > 0) {
 			all = append(all, dueAt{g, g.seen.at})
 		}
 		g.mu.Unlock()
@@ -123,6 +123,9 @@ func (h *Hub) due() []*Group {
 	}
 	return list
 }
+
+// doubts says whether something may have been lost that was left to JetStream. mu is held.
+func (g *Group) doubts() bool { return g.seen.unsure && g.rotation.ceded.first() > 0 }
 
 // isOpen says whether opening has succeeded. mu is held.
 func (g *Group) isOpen() bool { return g.logID.Load() != 0 }

@@ -46,6 +46,9 @@ const (
 	// minWindow is what a member of a very large group may have.
 	minWindow = 4
 
+	// cededFor is how long it is remembered at least what was left to JetStream.
+	cededFor = 30 * time.Second
+
 	// leaseMargin is the part of the lease's end in which nothing is given out.
 	leaseMargin = 2 * time.Second
 
@@ -102,7 +105,8 @@ type rotation struct {
 	keep   bool             // nobody is ready, and the last subscription stays for a moment
 	bytes  int64            // of held
 	renew  time.Duration    // when the next lease is to be renewed
-	alone  bool             // a member is ready again, after there was no subscription
+	ceded  ceded
+	alone  bool // a member is ready again, after there was no subscription
 
 	busy  []*Member // that have something in flight, or leave
 	dirty []*Member // that have something to be written
@@ -181,9 +185,11 @@ func (r *rotation) take(d *delivery, now time.Duration) {
 	switch {
 	case r.stopped || r.members == 0 && !r.keep:
 		r.done.naks = append(r.done.naks, d.reply)
+		r.ceded.add(d.seq)
 		return
 	case r.bytes > 0 && r.bytes+int64(len(d.data)) > r.limits.share, !r.room.take(len(d.data)):
 		r.done.later = append(r.done.later, d.reply)
+		r.ceded.add(d.seq)
 		return
 	}
 	if r.held == nil {
@@ -213,6 +219,15 @@ func (r *rotation) ownBefore(oldest uint64) {
 		if seq < oldest {
 			r.own(seq)
 		}
+	}
+}
+
+// loseCeded has the edges know that what was left to JetStream lately is lost, if it stood
+// before a sequence.
+func (r *rotation) loseCeded(oldest uint64) {
+	if first := r.ceded.first(); first > 0 && first < oldest {
+		r.done.lost = append(r.done.lost, first)
+		r.ceded = ceded{turned: r.ceded.turned}
 	}
 }
 
@@ -303,9 +318,39 @@ func (r *rotation) next(now time.Duration) *delivery {
 		if now < d.lease-leaseMargin {
 			return d
 		}
+		r.ceded.add(d.seq)
 		r.forget(d) // JetStream will give it to somebody, perhaps to us
 		r.stats.expired++
 	}
+}
+
+// ceded are the first events that were left to JetStream lately, 0 for none. While the edge
+// is cut off, the log may forget such an event and nobody hears of it.
+type ceded struct {
+	now, before uint64 // since turned, and in the time before that
+	turned      time.Duration
+}
+
+// add notes that an event is left to JetStream.
+func (c *ceded) add(seq uint64) {
+	if c.now == 0 || seq < c.now {
+		c.now = seq
+	}
+}
+
+// turn forgets what was left to JetStream long ago: that it is cut off, the edge knows sooner.
+func (c *ceded) turn(now time.Duration) {
+	if now-c.turned >= cededFor {
+		*c = ceded{before: c.now, turned: now}
+	}
+}
+
+// first is the oldest of them.
+func (c *ceded) first() uint64 {
+	if c.now == 0 || c.before > 0 && c.before < c.now {
+		return c.before
+	}
+	return c.now
 }
 
 // forget drops an event that this edge has no more to do with.

@@ -336,6 +336,55 @@ func TestANoticeThatNoMemberIsLeftForIsLost(t *testing.T) {
 	s.want("is lost", s.lost, []uint64{6})
 }
 
+func TestWhatWasLeftToJetStreamLatelyMayBeLost(t *testing.T) {
+	left := func(s *stand) {
+		s.r.leave(s.members[0], false, s.now)
+		s.work()
+	}
+	for _, c := range []struct {
+		name   string
+		leaves func(s *stand)
+		oldest uint64
+		lost   []uint64
+	}{
+		{"by a member that left", left, 3, []uint64{1}},
+		{"the log still has it", left, 1, nil},
+		{"a moment ago", func(s *stand) { left(s); s.r.ceded.turn(s.now + cededFor) }, 3, []uint64{1}},
+		{"long ago", func(s *stand) { left(s); s.r.ceded.turn(s.now + cededFor); s.r.ceded.turn(s.now + 2*cededFor) }, 3, nil},
+		{"refused when nobody was there", func(s *stand) {
+			s.answer(s.members[0])
+			left(s)
+			s.r.keep = false
+			s.events(5, 6)
+		}, 6, []uint64{5}},
+		{"refused when there was no room", func(s *stand) {
+			s.answer(s.members[0])
+			s.r.room.limit = 0
+			s.events(5, 6)
+		}, 6, []uint64{5}},
+		{"its lease had run out", func(s *stand) {
+			s.members[0].window = 0
+			s.events(5, 6)
+			s.now += s.r.limits.ackWait
+			s.members[0].window = 256
+			s.answer(s.members[0])
+		}, 6, []uint64{5}},
+		{"of a stream that is gone", func(s *stand) { left(s); s.r.restart() }, 3, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newStand(t, 1)
+			s.events(1, 4)
+			c.leaves(s)
+			s.r.loseCeded(c.oldest)
+			s.work()
+			s.want("is lost", s.lost, c.lost)
+			s.r.loseCeded(c.oldest)
+			s.work()
+			s.want("is lost when asked again", s.lost, c.lost)
+		})
+	}
+}
+
 func TestEventsThatWaitForNobodyAreHandedBackAfterASecond(t *testing.T) {
 	s := newStand(t, 1)
 	m := s.members[0]
