@@ -166,21 +166,23 @@ func (n *node) monitor(page string, names ...string) (values []int) {
 	return values
 }
 
-// leaders gives the number of streams that each node leads, and whether all have a leader
-// and all their replicas are up to date.
-func (c *nodes) leaders(shards int) (led map[string]int, whole bool) {
-	led, whole = map[string]int{}, true
+// leaders gives the number of streams that each node leads, and the shards of those whose
+// replicas are all up to date.
+func (c *nodes) leaders(shards int) (led map[string]int, whole []int) {
+	led = map[string]int{}
 	for shard := range shards {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		stream, err := c.js.Stream(ctx, subject.Stream(shard))
 		cancel()
 		if err != nil || stream.CachedInfo().Cluster == nil {
-			return led, false // there is no leader now who could answer
+			return led, whole // there is no leader now who could answer
 		}
 		at := stream.CachedInfo().Cluster
 		led[at.Leader]++
 		current := func(p *jetstream.PeerInfo) bool { return p.Current && !p.Offline }
-		whole = whole && at.Leader != "" && len(at.Replicas) == len(c.list)-1 && !slices.ContainsFunc(at.Replicas, func(p *jetstream.PeerInfo) bool { return !current(p) })
+		if at.Leader != "" && len(at.Replicas) == len(c.list)-1 && !slices.ContainsFunc(at.Replicas, func(p *jetstream.PeerInfo) bool { return !current(p) }) {
+			whole = append(whole, shard)
+		}
 	}
 	return led, whole
 }
