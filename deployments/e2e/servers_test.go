@@ -133,7 +133,9 @@ cluster { name: storm, listen: 127.0.0.1:%d, no_advertise: true, advertise: "127
 // up starts a node, or starts it again with what it has stored.
 func (c *nodes) up(n *node) {
 	c.t.Helper()
-	n.process = startProcess(c.t, nodeChild, []string{nodeFile + "=" + n.file})
+	// A node keeps the ids of all records of INGEST__DUPLICATES, and Go's usual collector would
+	// go over those millions all the time.
+	n.process = startProcess(c.t, nodeChild, []string{nodeFile + "=" + n.file, "GOGC=400", "GOMEMLIMIT=4GiB"})
 }
 
 // url is where clients connect: all nodes.
