@@ -2,6 +2,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 
 	"canopy/edge/gateway"
 	"canopy/edge/internal/procs"
+	"canopy/edge/internal/trim"
 	"canopy/shared/config"
 	"canopy/shared/obs"
 )
@@ -29,6 +31,7 @@ type commandLine struct {
 
 func main() {
 	procs.Spare(os.Getenv("GOMAXPROCS"))
+	go trim.Run(context.Background())
 	status, err := run(os.Args[1:], os.Environ(), os.Stdin, os.Stdout)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", tool, err)

@@ -14,7 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"runtime"
+	"runtime/debug"
 	"time"
 
 	"canopy/bench/child"
@@ -69,7 +69,7 @@ func Serve(in io.Reader, out io.Writer) error {
 		case q.Do == "sockets" && running != nil:
 			return running.count(), nil
 		case q.Do == "collect":
-			runtime.GC() // the rest is left to the scavenger, as in the edge
+			debug.FreeOSMemory() // as the edge does when it is calm
 			return nil, nil
 		}
 		return nil, fmt.Errorf("%s: not now", q.Do)

@@ -10,7 +10,6 @@ package ws
 
 import (
 	"errors"
-	"net"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -129,14 +128,6 @@ func shutdown(nb *nbio.Conn, how int) {
 		// An error means that the peer is gone already: the poller sees that, too.
 		_ = syscall.Shutdown(nb.Hash(), how)
 	}
-}
-
-// RemoteAddr returns the peer's TCP address, nil before Adopt. It is kept by nbio anyway.
-func (c *Conn) RemoteAddr() net.Addr {
-	if nb := c.nb.Load(); nb != nil {
-		return nb.RemoteAddr()
-	}
-	return nil
 }
 
 // LastHeard returns when the last bytes came from the peer, or when it was adopted, in

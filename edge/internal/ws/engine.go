@@ -213,10 +213,17 @@ func duplicate(conn *net.TCPConn) (*nbio.Conn, error) {
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()
 	nb, err := nbio.NBConn(conn)
-	if err == nil {
-		syscall.CloseOnExec(nb.Hash())
+	if err != nil {
+		return nil, err
 	}
-	return nb, err
+	syscall.CloseOnExec(nb.Hash())
+	// nbio keeps both addresses, whose bytes are of no use any more: 64 to 128 for each socket.
+	for _, address := range []net.Addr{nb.LocalAddr(), nb.RemoteAddr()} {
+		if tcp, ok := address.(*net.TCPAddr); ok {
+			tcp.IP = nil
+		}
+	}
+	return nb, nil
 }
 
 // Now returns the engine's coarse clock: seconds since the start, from 1 on. It goes on
