@@ -23,7 +23,7 @@ FLEET    ?= 1000000
 SOURCES  := bench deployments edge ingest shared
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test lint vulnerabilities fuzz bench bench-fleet validate smoke test-clients clean
+.PHONY: help build run test lint vulnerabilities fuzz bench bench-fleet profiles validate smoke test-clients clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -72,6 +72,14 @@ bench: ## measure, side by side with floors and peers, and write bench/RESULTS.m
 
 bench-fleet: ## hold 1,000,000 sockets, or FLEET=20000, and write bench/FLEET.md with a picture
 	go run ./bench -rows 11 -fleet $(FLEET) -out bench/FLEET.md
+
+profiles: ## record anew by which profiles images, and the bench, build ingest and edge
+	dir=$$(mktemp -d) && for name in ingest edge; do \
+		go build -trimpath -pgo=$$name/profile.pgo -o $$dir/$$name ./$$name || exit 1; done && \
+	go run ./bench -rows 3,7,8,9 -ingest $$dir/ingest -edge $$dir/edge -profiles $$dir -out $$dir/results.md && \
+	for name in ingest edge; do \
+		go tool pprof -proto $$dir/$$name-*.pprof >$$name/profile.pgo || exit 1; done && \
+	rm -rf $$dir
 
 validate: build ## check docker-compose.yml and the settings in it, without Docker
 	cd deployments/validate && go test ./...

@@ -63,7 +63,8 @@ func (s *stage) startEdge(ctx context.Context, dir string, settings ...string) (
 	})
 }
 
-// build builds bin/canopy-NAME from the sources of this module.
+// build builds bin/canopy-NAME from the sources of this module, as the images are built: by
+// the profile of `make profiles`.
 func build(ctx context.Context, name string) (string, error) {
 	mod, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
 	if err != nil {
@@ -72,7 +73,7 @@ func build(ctx context.Context, name string) (string, error) {
 	root := filepath.Dir(strings.TrimSpace(string(mod)))
 	program := filepath.Join(root, "bin", "canopy-"+name)
 	progress("building %s", program)
-	compiler := exec.CommandContext(ctx, "go", "build", "-o", program, "./"+name)
+	compiler := exec.CommandContext(ctx, "go", "build", "-pgo", name+"/profile.pgo", "-o", program, "./"+name)
 	compiler.Dir = root
 	if out, err := compiler.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build %s: %w\n%s", name, err, out)
