@@ -12,7 +12,7 @@ import (
 )
 
 func TestTheLastPointOfEachSmallCurveIsMeasured(t *testing.T) {
-	o, err := parse([]string{"-rows", "curves", "-edge", builtEdge(t), "-rounds", "1"})
+	o, err := parse([]string{"-rows", "curves", "-edge", built(t, "edge"), "-rounds", "1"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,7 +19,7 @@ import (
 
 func smallFleet(t *testing.T, more ...string) options {
 	t.Helper()
-	o, err := parse(append([]string{"-rows", "11", "-edge", builtEdge(t), "-fleet", "700", "-fleet-per-edge", "400",
+	o, err := parse(append([]string{"-rows", "11", "-edge", built(t, "edge"), "-fleet", "700", "-fleet-per-edge", "400",
 		"-fleet-ping", "1s", "-fleet-ping-timeout", "2s", "-fleet-hold", "3s", "-fleet-events", "2", "-fleet-churn", "4s", "-fleet-churn-events", "2"}, more...))
 	if err != nil {
 		t.Fatal(err)
