@@ -78,10 +78,11 @@ profiles: ## record anew by which profiles images, and the bench, build ingest a
 		go build -trimpath -pgo=$$name/profile.pgo -o $$dir/$$name ./$$name || exit 1; done && \
 	go run ./bench -rows 3,7,8,9 -ingest $$dir/ingest -edge $$dir/edge -profiles $$dir -out $$dir/results.md && \
 	for name in ingest edge; do \
-		go tool pprof -proto $$dir/$$name-*.pprof >$$name/profile.pgo || exit 1; done && \
+		go tool pprof -symbolize=none -proto $$dir/$$name-*.pprof >$$name/profile.pgo || exit 1; done && \
 	rm -rf $$dir
 
-validate: build ## check docker-compose.yml and the settings in it, without Docker
+validate: build ## check docker-compose.yml and the settings in it, and the profiles, without Docker
+	for name in ingest edge; do go tool preprofile -i $$name/profile.pgo -o bin/profile.txt || exit 1; done
 	cd deployments/validate && go test ./...
 	bin/canopy-local --help | (cd deployments/validate && go run . ../../docker-compose.yml)
 
