@@ -301,7 +301,7 @@ func TestWordsAboutGroupsThatMeanNothingDoNoHarm(t *testing.T) {
 	for _, consumer := range []string{g.Stream + "." + g.Consumer, g.Stream + ".none", "EVENTS_99.none", "EVENTS_-1.none", "none.none"} {
 		for _, body := range []string{
 			"", "{", "[]", "null", `{"stream_seq":-1}`, `{"stream_seq":1e30}`, `{"stream_seq":0}`, `{"stream_seq":7}`,
-			`{"kept":1}`, `{"lost":18446744073709551615}`, `{"told":{"after":9,"before":3}}`, `{"told":{}}`, `{"told":null}`,
+			`{"kept":1}`, `{"lost":18446744073709551615}`, `{"ceded":1}`, `{"ceded":-1}`, `{"told":{"after":9,"before":3}}`, `{"told":{}}`, `{"told":null}`,
 		} {
 			for _, to := range []string{"$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.", "canopy.groups."} {
 				if err := nc.Publish(to+consumer, []byte(body)); err != nil {

@@ -211,7 +211,9 @@ func (h *Hub) see(ctx context.Context, g *Group, info *jetstream.ConsumerInfo, c
 	seen.floor, seen.behind = max(seen.floor, info.AckFloor.Stream), info.NumPending > 0
 	risk, safe, unsure := seen.risk, seen.safe, seen.unsure
 	seen.risk, seen.unsure = false, false
-	g.rotation.ceded.turn(seen.at)
+	if !unsure && h.nc.IsConnected() {
+		g.rotation.ceded.turn(seen.at)
+	}
 	if risk || lost > 0 {
 		seen.risked = seen.at
 	}
@@ -244,7 +246,7 @@ func (h *Hub) see(ctx context.Context, g *Group, info *jetstream.ConsumerInfo, c
 	}
 	g.rotation.ownBefore(oldest)
 	if unsure {
-		g.rotation.loseCeded(oldest)
+		g.rotation.done.ceded = append(g.rotation.done.ceded, g.rotation.ceded.takeBefore(oldest)...)
 	}
 	gap = gap && oldest > after+1 && (oldest != seen.told.Before || after < seen.told.After)
 	if gap {

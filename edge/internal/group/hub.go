@@ -28,9 +28,10 @@ const (
 	// readAtOnce bounds what a reader takes from its channel before it hands it on.
 	readAtOnce = 64
 
-	// linger is how long a group without members is kept: its last messages still come
-	// and must be handed back.
-	linger = 30 * time.Second
+	// linger is how long a group without members is kept, and doubtFor how long at most if it
+	// is not known whether something is lost.
+	linger   = 30 * time.Second
+	doubtFor = 10 * time.Minute
 
 	openTimeout = 8 * time.Second
 
@@ -118,6 +119,8 @@ type Hub struct {
 
 	clockMu sync.Mutex
 	active  []*Group // what the clock visits
+
+	reconnects uint64 // of nc, when the clock looked last
 }
 
 // New makes a Hub that takes events from nc and asks about consumers over requests.
@@ -346,11 +349,15 @@ func (h *Hub) tidy() {
 	now := h.now()
 	h.losses.tidy(now)
 	connected := h.nc.IsConnected()
+	if n := h.nc.Stats().Reconnects; n != h.reconnects {
+		h.reconnects = n
+		h.Reconnected() // the client's call may come later
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, g := range h.groups {
 		g.mu.Lock()
-		if g.sockets == 0 && g.pins == 0 && !g.queued && now-g.idle >= linger && connected && !g.doubts() {
+		if g.sockets == 0 && g.pins == 0 && !g.queued && !g.lingers(now-g.idle, connected) {
 			if g.rotation.loseNotice() {
 				g.schedule()
 				continue

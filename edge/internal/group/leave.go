@@ -106,6 +106,7 @@ func (r *rotation) restart() {
 		d.void = true
 	}
 	r.back, r.fresh, r.notice, r.ceded = nil, queue[*delivery]{}, nil, ceded{}
+	r.done.lost, r.done.ceded = nil, nil
 }
 
 // stop gives nothing more out. What members have they may acknowledge.

@@ -124,16 +124,37 @@ func (h *Hub) due() []*Group {
 	return list
 }
 
-// doubts says whether something may have been lost that was left to JetStream. mu is held.
-func (g *Group) doubts() bool { return g.seen.unsure && g.rotation.ceded.first() > 0 }
+// deserted says whether g has no member. Then it has nothing to doubt any more.
+func (g *Group) deserted() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.sockets > 0 {
+		return false
+	}
+	g.seen.unsure, g.rotation.ceded = false, ceded{}
+	return true
+}
 
 // isOpen says whether opening has succeeded. mu is held.
 func (g *Group) isOpen() bool { return g.logID.Load() != 0 }
 
 // look sees to it that the group's consumer is there, and the one that it knows.
 func (h *Hub) look(ctx context.Context, g *Group) {
+	g.mu.Lock()
+	g.pins++ // or it is forgotten meanwhile
+	g.mu.Unlock()
 	info, err := h.inspect(ctx, g)
+	defer func() {
+		g.mu.Lock()
+		g.pins--
+		if err != nil && g.sockets == 0 {
+			g.seen.at = h.now() // there is no hurry
+		}
+		g.mu.Unlock()
+	}()
 	switch {
+	case errors.Is(err, jetstream.ErrConsumerNotFound) && g.deserted():
+		err = nil // its place is gone, and it is made again when somebody comes
 	case errors.Is(err, jetstream.ErrConsumerNotFound):
 		err = h.makeAgain(ctx, g)
 	case err == nil:

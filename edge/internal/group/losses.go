@@ -145,6 +145,10 @@ type word struct {
 	Kept uint64 `json:"kept,omitempty"` // the log has forgotten it, but it comes from here
 	Lost uint64 `json:"lost,omitempty"` // so it was, but it cannot come any more
 
+	// Ceded is an event that the log has forgotten after it was left to JetStream here:
+	// somebody else has it, or nobody.
+	Ceded uint64 `json:"ceded,omitempty"`
+
 	// Told says that a member knows what may be missing between two sequences.
 	Told *span `json:"told,omitempty"`
 }
@@ -164,14 +168,19 @@ func (h *Hub) eventEnded(msg *nats.Msg) {
 	if json.Unmarshal(msg.Data, &ended) != nil || ended.Sequence == 0 {
 		return
 	}
+	h.forgotten(consumer, ended.Sequence)
+}
+
+// forgotten says that an event is here, which the log has forgotten, or else notes that.
+func (h *Hub) forgotten(consumer string, seq uint64) {
 	h.mu.RLock()
 	g := h.byConsumer[consumer]
 	h.mu.RUnlock()
-	if g != nil && g.owns(ended.Sequence) {
-		h.tellEdges(consumer, word{Kept: ended.Sequence})
+	if g != nil && g.owns(seq) {
+		h.tellEdges(consumer, word{Kept: seq})
 		return
 	}
-	h.losses.add(consumer, ended.Sequence, h.logOf(consumer), h.now())
+	h.losses.add(consumer, seq, h.logOf(consumer), h.now())
 }
 
 // owns says whether an event is here.
@@ -200,6 +209,9 @@ func (h *Hub) wordCame(msg *nats.Msg) {
 	}
 	if w.Lost > 0 {
 		h.losses.lose(consumer, w.Lost, h.logOf(consumer), h.now())
+	}
+	if w.Ceded > 0 {
+		h.forgotten(consumer, w.Ceded)
 	}
 	if w.Told != nil {
 		h.losses.remove(consumer, w.Told.After, w.Told.Before)

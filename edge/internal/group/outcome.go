@@ -9,8 +9,9 @@ type outcome struct {
 	writes []write
 	events []*delivery // of all writes, end to end
 
-	lost []uint64    // events that the log has forgotten and nobody can give any more
-	told []event.Gap // that members have had
+	lost  []uint64    // events that the log has forgotten and nobody can give any more
+	ceded []uint64    // events that it has forgotten after they were left to JetStream
+	told  []event.Gap // that members have had
 
 	repeated int // of these, how many some other member may have had
 	slowed   int // members that were found slow
@@ -40,7 +41,7 @@ func (o *outcome) add(m *Member, events []*delivery, ping uint64) {
 }
 
 func (o *outcome) empty() bool {
-	return len(o.acks)+len(o.naks)+len(o.later)+len(o.progress)+len(o.writes)+len(o.silent)+len(o.ended)+len(o.lost)+len(o.told)+o.slowed == 0
+	return len(o.acks)+len(o.naks)+len(o.later)+len(o.progress)+len(o.writes)+len(o.silent)+len(o.ended)+len(o.lost)+len(o.ceded)+len(o.told)+o.slowed == 0
 }
 
 // reset gives an empty outcome that keeps o's memory, unless it is much.

@@ -46,9 +46,6 @@ const (
 	// minWindow is what a member of a very large group may have.
 	minWindow = 4
 
-	// cededFor is how long it is remembered at least what was left to JetStream.
-	cededFor = 30 * time.Second
-
 	// leaseMargin is the part of the lease's end in which nothing is given out.
 	leaseMargin = 2 * time.Second
 
@@ -199,6 +196,7 @@ func (r *rotation) take(d *delivery, now time.Duration) {
 		r.renew = now + r.limits.ackWait/2
 	}
 	r.held[d.seq] = d
+	r.ceded.remove(d.seq)
 	r.bytes += int64(len(d.data))
 	r.fresh.push(d)
 }
@@ -219,15 +217,6 @@ func (r *rotation) ownBefore(oldest uint64) {
 		if seq < oldest {
 			r.own(seq)
 		}
-	}
-}
-
-// loseCeded has the edges know that what was left to JetStream lately is lost, if it stood
-// before a sequence.
-func (r *rotation) loseCeded(oldest uint64) {
-	if first := r.ceded.first(); first > 0 && first < oldest {
-		r.done.lost = append(r.done.lost, first)
-		r.ceded = ceded{turned: r.ceded.turned}
 	}
 }
 
@@ -322,35 +311,6 @@ func (r *rotation) next(now time.Duration) *delivery {
 		r.forget(d) // JetStream will give it to somebody, perhaps to us
 		r.stats.expired++
 	}
-}
-
-// ceded are the first events that were left to JetStream lately, 0 for none. While the edge
-// is cut off, the log may forget such an event and nobody hears of it.
-type ceded struct {
-	now, before uint64 // since turned, and in the time before that
-	turned      time.Duration
-}
-
-// add notes that an event is left to JetStream.
-func (c *ceded) add(seq uint64) {
-	if c.now == 0 || seq < c.now {
-		c.now = seq
-	}
-}
-
-// turn forgets what was left to JetStream long ago: that it is cut off, the edge knows sooner.
-func (c *ceded) turn(now time.Duration) {
-	if now-c.turned >= cededFor {
-		*c = ceded{before: c.now, turned: now}
-	}
-}
-
-// first is the oldest of them.
-func (c *ceded) first() uint64 {
-	if c.now == 0 || c.before > 0 && c.before < c.now {
-		return c.before
-	}
-	return c.now
 }
 
 // forget drops an event that this edge has no more to do with.

@@ -91,7 +91,7 @@ func (w *worker) round(g *Group) bool {
 	g.rotation.assign(g.hub.now(), g.hub.overHeld())
 	w.outcome, g.rotation.done = g.rotation.done, w.outcome.reset()
 	want := g.rotation.subscriptions()
-	if len(w.outcome.lost) > 0 {
+	if len(w.outcome.lost)+len(w.outcome.ceded) > 0 {
 		g.seen.told = span{} // it may have been what is lost
 	}
 	if g.rotation.alone {
@@ -123,6 +123,10 @@ func (w *worker) carryOut(g *Group) {
 	for _, seq := range o.lost {
 		g.hub.losses.lose(g.subject.name(), seq, g.log(), g.hub.now())
 		g.hub.tellEdges(g.subject.name(), word{Lost: seq})
+	}
+	for _, seq := range o.ceded {
+		g.hub.forgotten(g.subject.name(), seq)
+		g.hub.tellEdges(g.subject.name(), word{Ceded: seq})
 	}
 	for _, gap := range o.told {
 		g.told(gap)
