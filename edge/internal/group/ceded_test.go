@@ -56,7 +56,7 @@ func TestAGroupWithoutMembersIsKeptWhileSomethingMayBeLost(t *testing.T) {
 func TestWhatAnotherEdgeLeftToJetStreamIsLostOnlyIfItIsNotHere(t *testing.T) {
 	h, g := streamOfOne(t, 0, func(*jetstream.StreamConfig) {})
 	h.byConsumer[g.subject.name()] = g
-	g.rotation.members, g.rotation.room, g.rotation.limits.share = 1, &room{limit: 1 << 20}, 1 << 20
+	g.rotation.members, g.rotation.room, g.rotation.limits.share = 1, &room{limit: 1 << 20}, 1<<20
 	g.rotation.take(&delivery{seq: 5, data: []byte("{}"), reply: "5"}, 0)
 	first := func() uint64 { return h.losses.first(g.subject.name(), 1, h.now()+claimTime) }
 	says := func(body string) { h.wordCame(&nats.Msg{Subject: wordPrefix + g.subject.name(), Data: []byte(body)}) }
