@@ -341,8 +341,14 @@ func (f *Feed) trim(now time.Time) {
 	f.trimRing(f.ring, now)
 }
 
+// trimRing drops nothing for its age while the sweep is behind: sockets that were not visited yet
+// are not slow, the edge is.
 func (f *Feed) trimRing(r *ring, now time.Time) {
-	if r.trim(now.Add(-f.hub.config.Buffers.FeedAge), f.hub.config.Buffers.FeedBytes) {
+	then := now.Add(-f.hub.config.Buffers.FeedAge)
+	if r.expires(then) && !f.calm() {
+		then = time.Time{}
+	}
+	if r.trim(then, f.hub.config.Buffers.FeedBytes) {
 		f.fell()
 	}
 }

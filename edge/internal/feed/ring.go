@@ -197,6 +197,13 @@ func (r *ring) slipping(pos uint64, limit int64) bool {
 	return r.size > limit/2 && pos < tail+(r.head-tail)/4
 }
 
+// expires says whether trim would drop a chunk for its age.
+func (r *ring) expires(then time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.chunks) > 0 && r.chunks[0].last.Before(then)
+}
+
 // trim drops chunks whose latest event came before then, and the oldest while the ring
 // is larger than limit bytes, but not the newest for that: a single event may be larger.
 // It says whether it dropped any.

@@ -299,6 +299,34 @@ func TestOldEventsAreDroppedByAge(t *testing.T) {
 	}
 }
 
+func TestOldEventsAreKeptForSocketsThatTheSweepHasNotVisited(t *testing.T) {
+	buffers := roomy
+	buffers.FeedAge = time.Minute
+	f := newTestFeed(t, buffers)
+	now := time.Now()
+	f.hub.now = func() time.Time { return now }
+	s := newFakeSocket(-1)
+	f.attach(&s.Reader, s, Filter{}, begin{now: true})
+	s.Release()
+	s.mu.Lock() // whoever writes to it is stuck, as on a machine that has no time
+	f.emit(1, 10, labels{})
+	now = now.Add(2 * buffers.FeedAge)
+	f.emit(2, 10, labels{})
+	f.trim(now)
+	now = now.Add(2 * buffers.FeedAge)
+	f.trim(now)
+	s.mu.Unlock()
+	expect(t, s, 1, 2, 1)
+	if n := s.cuts(); n != 0 {
+		t.Errorf("told %d times that it is slow", n)
+	}
+	await(t, "the sweep is done", f.calm)
+	f.trim(now)
+	if n := f.hub.budget.size(); n != 0 {
+		t.Errorf("%d bytes are held after all events are old and written", n)
+	}
+}
+
 func BenchmarkDeliver(b *testing.B) {
 	for _, sockets := range []int{1, 1000} {
 		b.Run(fmt.Sprintf("sockets=%d", sockets), func(b *testing.B) {
