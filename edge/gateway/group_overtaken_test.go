@@ -18,6 +18,15 @@ import (
 	"canopy/shared/subject"
 )
 
+// startEdgeBehindProxy starts an edge that reaches NATS through a proxy, which can cut it off.
+func startEdgeBehindProxy(t *testing.T) (s *stack, proxy *natstest.Proxy) {
+	s = startEdge(t, func(cfg *config.Config) {
+		proxy = natstest.StartProxy(t, cfg.NATS.URL, nil)
+		cfg.NATS.URL = proxy.URL()
+	})
+	return s, proxy
+}
+
 // keep changes what open-app's stream keeps.
 func (s *stack) keep(change func(*jetstream.StreamConfig)) {
 	s.t.Helper()
@@ -205,11 +214,7 @@ func TestAGroupThatTheLogOvertakesIsTold(t *testing.T) {
 			return 610
 		}},
 		{"its edge was cut off meanwhile", func(t *testing.T, l *ledger) int {
-			var proxy *natstest.Proxy
-			s := startEdge(t, func(cfg *config.Config) {
-				proxy = natstest.StartProxy(t, cfg.NATS.URL, nil)
-				cfg.NATS.URL = proxy.URL()
-			})
+			s, proxy := startEdgeBehindProxy(t)
 			s.keep(keepBytes(20 << 10))
 			c, _ := s.holding(10)
 			proxy.Refuse()
@@ -224,11 +229,7 @@ func TestAGroupThatTheLogOvertakesIsTold(t *testing.T) {
 			return n
 		}},
 		{"its member left while its edge was cut off", func(t *testing.T, l *ledger) int {
-			var proxy *natstest.Proxy
-			s := startEdge(t, func(cfg *config.Config) {
-				proxy = natstest.StartProxy(t, cfg.NATS.URL, nil)
-				cfg.NATS.URL = proxy.URL()
-			})
+			s, proxy := startEdgeBehindProxy(t)
 			s.keep(keepBytes(20 << 10))
 			c, _ := s.holding(10)
 			proxy.Refuse()

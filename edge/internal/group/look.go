@@ -124,8 +124,8 @@ func (h *Hub) due() []*Group {
 	return list
 }
 
-// deserted says whether g has no member. Then it has nothing to doubt any more.
-func (g *Group) deserted() bool {
+// dropDoubts forgets what g may have lost if it has no member. It is false if it has some.
+func (g *Group) dropDoubts() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.sockets > 0 {
@@ -153,7 +153,7 @@ func (h *Hub) look(ctx context.Context, g *Group) {
 		g.mu.Unlock()
 	}()
 	switch {
-	case errors.Is(err, jetstream.ErrConsumerNotFound) && g.deserted():
+	case errors.Is(err, jetstream.ErrConsumerNotFound) && g.dropDoubts():
 		err = nil // its place is gone, and it is made again when somebody comes
 	case errors.Is(err, jetstream.ErrConsumerNotFound):
 		err = h.makeAgain(ctx, g)
