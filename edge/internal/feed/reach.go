@@ -48,8 +48,11 @@ func (l *link) busy() bool {
 	return bytes-before >= busyBytes
 }
 
+// alone says whether its server is the only one: there is nowhere else to go.
+func (l *link) alone() bool { return l.nc.ConnectedClusterName() == "" && len(l.nc.Servers()) <= 1 }
+
 // note takes what a look at the link has shown, and says whether it is stranded. excused is
-// for a connection that nats.go itself renews, or that is busy.
+// for a connection that nats.go itself renews, that is busy, or that stays as it is alone.
 func (l *link) note(now time.Time, server string, heard, excused bool) (stranded bool) {
 	if heard {
 		l.wait, l.heard = 0, now
@@ -107,7 +110,7 @@ func (h *Hub) lookAtLinks(ctx context.Context, links []*link, shard int) {
 			}
 			server := l.nc.ConnectedServerId()
 			_, err := l.history.info(ctx, shard, "")
-			stranded[i] = l.note(h.now(), server, heard(err), l.busy())
+			stranded[i] = l.note(h.now(), server, heard(err), l.busy() || l.alone())
 			return nil
 		})
 	}

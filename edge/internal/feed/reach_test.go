@@ -3,6 +3,7 @@ package feed
 import (
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -71,6 +72,28 @@ func TestConnectionsLeaveAServerThatIsCutOff(t *testing.T) {
 	}
 	if n := gapsOf(t, h); n != 0 {
 		t.Errorf("%v gaps were told although nothing is missing", n)
+	}
+}
+
+func TestAConnectionStaysAtTheOnlyServer(t *testing.T) {
+	server := natstest.Start(t)
+	direct := server.Connect()
+	natstest.Streams(t, direct, 1)
+	var silent atomic.Bool
+	proxy := natstest.StartProxy(t, server.URL(), func(string) bool { return silent.Load() })
+	requests := natstest.Connect(t, proxy.URL())
+	h := runHub(t, direct, requests, nil)
+	silent.Store(true)
+	l := &link{nc: requests, history: h.history, server: requests.ConnectedServerId(), since: h.now().Add(-time.Hour)}
+	h.lookAtLinks(t.Context(), []*link{l}, 0)
+	if proxy.Dropped() == 0 {
+		t.Fatal("the server was not asked, or its answer came")
+	}
+	if n := count(t, h.stats.moves); n != 0 {
+		t.Errorf("moved %v times", n)
+	}
+	if n := requests.Stats().Reconnects; n != 0 {
+		t.Errorf("connected again %d times", n)
 	}
 }
 

@@ -46,8 +46,8 @@ type sight struct {
 	newest  uint64        // event that this edge was sent for the first time
 	told    span          // what may be missing, when a gap was told last
 	unsure  bool          // JetStream was out of reach, and may have said that events are gone
-	risk    bool          // the log may have forgotten events that nobody was sent
-	safe    uint64        // with risk: stream sequence behind which they are
+	risk    time.Duration // since when the log may have forgotten events that nobody was sent, 0 if not
+	safe    uint64        // stream sequence behind which they are, when there was a risk last
 	risked  time.Duration // when the group was last looked at because events may be gone
 	failing time.Duration // since when it does not answer, 0 if it does
 
@@ -55,20 +55,32 @@ type sight struct {
 }
 
 // endanger has the consumer looked at soon: events behind those that were sent may be gone.
-func (s *sight) endanger() {
-	if safe := max(s.newest, s.floor); !s.risk || safe < s.safe {
-		s.risk, s.safe = true, safe
+func (s *sight) endanger(now time.Duration) {
+	safe := max(s.newest, s.floor)
+	if s.risk == 0 {
+		s.risk, s.safe = now, safe
+	}
+	s.safe = min(s.safe, safe)
+}
+
+// sent notes an event that this edge is sent for the first time. What follows the safe place
+// without a hole is safe as well.
+func (s *sight) sent(seq uint64) {
+	s.newest = max(s.newest, seq)
+	if seq == s.safe+1 {
+		s.safe = seq
 	}
 }
 
 // due says whether the consumer is to be looked at again. A group that stays at risk, or has
 // losses, is told of it from time to time.
 func (s *sight) due(now, every time.Duration, lossy bool) bool {
-	return s.at == 0 || now-s.at >= every || (s.risk || lossy) && (s.risked == 0 || now-s.risked >= riskEvery)
+	return s.at == 0 || now-s.at >= every || (s.risk > 0 || lossy) && (s.risked == 0 || now-s.risked >= riskEvery)
 }
 
 // ensure finds the group's consumer or makes it: a new group begins with new events.
 func (h *Hub) ensure(ctx context.Context, g *Group, address string) error {
+	asked := h.now()
 	info, err := h.inspect(ctx, g)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
 		if err := h.allow(ctx, g, address); err != nil {
@@ -88,7 +100,7 @@ func (h *Hub) ensure(ctx context.Context, g *Group, address string) error {
 		return err
 	}
 	g.logID.Store(uint64(h.streams.Log(g.subject.shard)))
-	return h.see(ctx, g, info, !info.PushBound) // else somebody else was told
+	return h.see(ctx, g, info, asked, !info.PushBound) // else somebody else was told
 }
 
 // request runs one request about a consumer when few others are under way, and again when
@@ -201,16 +213,21 @@ func describe(k Key) string {
 	return strings.ToValidUTF8(text[:min(len(text), 256)], "")
 }
 
-// see notes what the consumer is like. With check, or if events may be gone, it finds out
-// whether the log has forgotten some that the group had not got, and tells it.
-func (h *Hub) see(ctx context.Context, g *Group, info *jetstream.ConsumerInfo, check bool) error {
+// see notes what the consumer was like when it was asked for. With check, or if events may
+// be gone, it finds out whether the log has forgotten some that the group had not got, and
+// tells it. Of a risk that came later info says nothing: that is for the next look.
+func (h *Hub) see(ctx context.Context, g *Group, info *jetstream.ConsumerInfo, asked time.Duration, check bool) error {
 	lost := h.losses.first(g.subject.name(), g.log(), h.now())
 	g.mu.Lock()
 	seen := &g.seen
 	seen.at, seen.failing, seen.created = h.now(), 0, info.Created
 	seen.floor, seen.behind = max(seen.floor, info.AckFloor.Stream), info.NumPending > 0
-	risk, safe, unsure := seen.risk, seen.safe, seen.unsure
-	seen.risk, seen.unsure = false, false
+	since, safe, unsure := seen.risk, seen.safe, seen.unsure
+	risk := since > 0 && since <= asked
+	if risk {
+		seen.risk = 0
+	}
+	seen.unsure = false
 	if !unsure && h.nc.IsConnected() {
 		g.rotation.ceded.turn(seen.at)
 	}
@@ -219,13 +236,7 @@ func (h *Hub) see(ctx context.Context, g *Group, info *jetstream.ConsumerInfo, c
 	}
 	g.mu.Unlock()
 
-	after, gap := info.AckFloor.Stream, (check || unsure) && info.AckFloor.Stream > 0
-	if risk {
-		after, gap = min(after, safe), true
-	}
-	if lost > 0 {
-		after, gap = min(after, lost-1), true
-	}
+	gap := risk || lost > 0 || (check || unsure) && info.AckFloor.Stream > 0
 	if !gap && !unsure {
 		return nil
 	}
@@ -236,10 +247,12 @@ func (h *Hub) see(ctx context.Context, g *Group, info *jetstream.ConsumerInfo, c
 	}
 	g.mu.Lock()
 	if err != nil {
-		if seen.risk {
-			safe = min(safe, seen.safe)
+		if risk {
+			if seen.risk > 0 {
+				safe = min(safe, seen.safe)
+			}
+			seen.risk, seen.safe = since, safe
 		}
-		seen.risk, seen.safe = risk || seen.risk, safe
 		seen.unsure = seen.unsure || unsure || check
 		g.mu.Unlock()
 		return err
@@ -247,6 +260,16 @@ func (h *Hub) see(ctx context.Context, g *Group, info *jetstream.ConsumerInfo, c
 	g.rotation.ownBefore(oldest)
 	if unsure {
 		g.rotation.done.ceded = append(g.rotation.done.ceded, g.rotation.ceded.takeBefore(oldest)...)
+	}
+	after := info.AckFloor.Stream
+	if risk {
+		if seen.risk == 0 {
+			safe = seen.safe // it may have gone on
+		}
+		after = min(after, safe)
+	}
+	if lost > 0 {
+		after = min(after, lost-1)
 	}
 	gap = gap && oldest > after+1 && (oldest != seen.told.Before || after < seen.told.After)
 	if gap {

@@ -25,9 +25,9 @@ func TestAGroupAtRiskIsLookedAtSoonButNotAllTheTime(t *testing.T) {
 		{"looked at just now", sight{at: ago(time.Second)}, false, false},
 		{"looked at long ago", sight{at: ago(every)}, false, true},
 		{"asked for", sight{}, false, true},
-		{"at risk", sight{at: ago(time.Second), risk: true}, false, true},
-		{"at risk again", sight{at: ago(time.Second), risk: true, risked: ago(riskEvery - 1)}, false, false},
-		{"at risk still", sight{at: ago(time.Second), risk: true, risked: ago(riskEvery)}, false, true},
+		{"at risk", sight{at: ago(time.Second), risk: ago(time.Second)}, false, true},
+		{"at risk again", sight{at: ago(time.Second), risk: ago(time.Second), risked: ago(riskEvery - 1)}, false, false},
+		{"at risk still", sight{at: ago(time.Second), risk: ago(time.Second), risked: ago(riskEvery)}, false, true},
 		{"has losses", sight{at: ago(time.Second)}, true, true},
 		{"has losses again", sight{at: ago(time.Second), risked: ago(riskEvery - 1)}, true, false},
 	} {
@@ -36,11 +36,32 @@ func TestAGroupAtRiskIsLookedAtSoonButNotAllTheTime(t *testing.T) {
 		}
 	}
 	s := sight{floor: 5, newest: 7}
-	s.endanger()
+	s.endanger(now)
 	s.newest = 9
-	s.endanger()
-	if !s.risk || s.safe != 7 {
+	s.endanger(now)
+	if s.risk != now || s.safe != 7 {
 		t.Errorf("at risk are events behind %d, want 7", s.safe)
+	}
+	for _, seq := range []uint64{8, 9, 11, 10} { // 11 may stand behind one that is gone
+		s.sent(seq)
+	}
+	if s.safe != 10 || s.newest != 11 {
+		t.Errorf("at risk are events behind %d, and the newest is %d, want 10 and 11", s.safe, s.newest)
+	}
+}
+
+func TestOfALaterRiskAnAnswerSaysNothing(t *testing.T) {
+	h, g := streamOfOne(t, 100, func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 10 })
+	info := &jetstream.ConsumerInfo{AckFloor: jetstream.SequenceInfo{Stream: 60}} // 40 events ago
+	asked := h.now()
+	g.seen.newest = 95
+	g.seen.endanger(asked + 1)
+	if err := h.see(t.Context(), g, info, asked, false); err != nil || g.rotation.notice != nil || g.seen.risk == 0 {
+		t.Errorf("%v; it tells of a gap: %v; it is at risk still: %v", err, g.rotation.notice != nil, g.seen.risk > 0)
+	}
+	expectTold(t, h, g, span{60, 91})
+	if g.seen.risk != 0 {
+		t.Error("it is at risk after the members were told")
 	}
 }
 
@@ -79,7 +100,7 @@ func expectTold(t *testing.T, h *Hub, g *Group, want span) {
 	t.Helper()
 	h.start = h.start.Add(-claimTime)
 	info := &jetstream.ConsumerInfo{AckFloor: jetstream.SequenceInfo{Stream: 60}}
-	if err := h.see(t.Context(), g, info, false); err != nil {
+	if err := h.see(t.Context(), g, info, h.now(), false); err != nil {
 		t.Fatal(err)
 	}
 	got := span{}

@@ -71,7 +71,7 @@ func (h *Hub) missed(ctx context.Context, g *Group, cause error) error {
 	h.stats.failovers.Inc()
 	h.log.Warn("the node of a group's consumer does not answer, and it is made again on another one",
 		zap.Stringer("group", g.key), zap.Uint64("after", floor))
-	return h.see(ctx, g, info, false)
+	return h.see(ctx, g, info, now, false)
 }
 
 // silent says whether an error means that a consumer is there and cannot answer.

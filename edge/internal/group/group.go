@@ -91,9 +91,9 @@ func (g *Group) receive(list []*nats.Msg) {
 	for _, next := range made[:len(list)] {
 		if next.event != nil && next.from.delivered == 1 {
 			if g.retention.forgets(next.from, wall) {
-				g.seen.endanger()
+				g.seen.endanger(now)
 			}
-			g.seen.newest = max(g.seen.newest, next.from.sequence)
+			g.seen.sent(next.from.sequence)
 		}
 		switch d := next.event; {
 		case d == nil:

@@ -269,7 +269,7 @@ func (h *Hub) lookBack(ctx context.Context, g *Group, left time.Time) {
 	}
 	g.mu.Lock()
 	if err != nil || g.retention.first.After(left.Add(-clockSkew)) {
-		g.seen.endanger()
+		g.seen.endanger(h.now())
 	}
 	g.mu.Unlock()
 }

@@ -143,6 +143,7 @@ func (h *Hub) look(ctx context.Context, g *Group) {
 	g.mu.Lock()
 	g.pins++ // or it is forgotten meanwhile
 	g.mu.Unlock()
+	asked := h.now()
 	info, err := h.inspect(ctx, g)
 	defer func() {
 		g.mu.Lock()
@@ -169,7 +170,7 @@ func (h *Hub) look(ctx context.Context, g *Group) {
 				break
 			}
 		}
-		err = h.see(ctx, g, info, seen.behind) // one that is not may have been quiet for longer than the log's age
+		err = h.see(ctx, g, info, asked, seen.behind) // one that is not may have been quiet for longer than the log's age
 	default:
 		err = h.missed(ctx, g, err)
 	}
@@ -208,6 +209,7 @@ func (h *Hub) makeAgain(ctx context.Context, g *Group) error {
 	g.mu.Lock()
 	floor := g.seen.floor
 	g.mu.Unlock()
+	asked := h.now()
 	info, err := h.create(ctx, g, after(floor))
 	if err != nil {
 		return err
@@ -215,5 +217,5 @@ func (h *Hub) makeAgain(ctx context.Context, g *Group) error {
 	h.stats.remade.Inc()
 	h.log.Warn("a group's consumer was gone and is made again", zap.Stringer("group", g.key),
 		zap.Bool("other stream", another), zap.Uint64("after", floor))
-	return h.see(ctx, g, info, !another)
+	return h.see(ctx, g, info, asked, !another)
 }
