@@ -116,7 +116,7 @@ func parse(args []string) (options, error) {
 	flags.Float64Var(&o.stall.rate, "rate", 5, "`events` per second of row 6, evenly")
 	flags.DurationVar(&o.stall.phase, "phase", 8*time.Second, "`time` that each phase of row 6 is measured for")
 	flags.IntVar(&o.group.members, "group-members", 8, "`members` of the group of row 7, and subscriptions of its peer")
-	flags.IntVar(&o.group.events, "group-events", 60_000, "`events` per round of row 7, which wait when the members come")
+	flags.IntVar(&o.group.events, "group-events", 150_000, "`events` per round of row 7, which wait when the members come")
 	flags.IntVar(&o.way.events, "way-events", 30_000, "`events` per round of row 3, which wait in Kafka when an ingest starts; the row is measured together with row 8")
 	flags.IntVar(&o.way.sockets, "way-sockets", 100, "`sockets` of row 3")
 	flags.IntVar(&o.way.records, "ingest-records", 60_000, "`records` per round of row 8, which wait in Kafka when an ingest starts")

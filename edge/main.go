@@ -10,8 +10,8 @@ import (
 
 	"canopy/edge/gateway"
 	"canopy/edge/internal/procs"
-	"canopy/edge/internal/trim"
 	"canopy/shared/config"
+	"canopy/shared/garbage"
 	"canopy/shared/obs"
 )
 
@@ -31,7 +31,7 @@ type commandLine struct {
 
 func main() {
 	procs.Spare(os.Getenv("GOMAXPROCS"))
-	go trim.Run(context.Background())
+	go garbage.Run(context.Background())
 	status, err := run(os.Args[1:], os.Environ(), os.Stdin, os.Stdout)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", tool, err)

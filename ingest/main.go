@@ -2,6 +2,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 
 	"canopy/ingest/bridge"
 	"canopy/shared/config"
+	"canopy/shared/garbage"
 	"canopy/shared/obs"
 )
 
@@ -20,6 +22,7 @@ const (
 )
 
 func main() {
+	go garbage.Run(context.Background())
 	status, err := run(os.Args[1:], os.Environ(), os.Stdout)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", tool, err)

@@ -1,12 +1,17 @@
-// Package trim gives memory back to the kernel when the process has become calm.
+// Package garbage decides how often a process collects its garbage, and gives memory back to
+// the kernel when it is calm.
 //
-// Go keeps what a burst of handshakes or events has used, up to the size at which it collects
-// garbage next: twice what is alive, and a tenth. Where sockets mostly wait, that is memory
-// which nobody uses for as long as they do.
-package trim
+// Go collects when twice as much is there as was alive, and a tenth. Of a process that has few
+// sockets and many events little is alive: it would collect ten times a second, and that is a
+// fifth of its work. So it may let more lie while that goes on. And Go keeps what a burst of
+// handshakes or events has used. Where sockets mostly wait, that is memory which nobody uses
+// for as long as they do.
+package garbage
 
 import (
 	"context"
+	"os"
+	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
@@ -67,19 +72,41 @@ func (t *trimmer) due(h heap, now time.Duration) bool {
 	return true
 }
 
-// Run looks once a second, until ctx ends. It is called once in a process.
+// Run looks once a second and after each collection, until ctx ends. It is called once in a
+// process. How often garbage is collected it leaves to who has set GOGC.
 func Run(ctx context.Context) {
 	var t trimmer
+	p := pacer{percent: usual}
+	_, chosen := os.LookupEnv("GOGC")
+	collected := make(chan struct{}, 1)
+	if !chosen {
+		tellCollected(collected)
+	}
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	for start := time.Now(); ; {
 		select {
 		case <-ctx.Done():
 			return
+		case <-collected:
+			tellCollected(collected)
+			if p.collected(read().live, time.Since(start)) {
+				debug.SetGCPercent(p.percent)
+			}
 		case <-ticker.C:
-		}
-		if t.due(read(), time.Since(start)) {
-			debug.FreeOSMemory()
+			h := read()
+			if !chosen && p.slower(h.allocated-t.last.allocated, h.live) {
+				debug.SetGCPercent(p.percent)
+			}
+			if t.due(h, time.Since(start)) {
+				debug.FreeOSMemory()
+			}
 		}
 	}
+}
+
+// tellCollected sends once, after the next collection or the one behind it.
+func tellCollected(to chan<- struct{}) {
+	type sentinel struct{ _ *sentinel } // with a pointer, or it would share its block with others
+	runtime.AddCleanup(&sentinel{}, func(to chan<- struct{}) { to <- struct{}{} }, to)
 }
