@@ -11,7 +11,7 @@ const (
 
 	// A bucket has its turn for so many visits or bytes; then the other feeds come.
 	turnVisits = 256
-	turnBytes  = 2 << 20
+	turnBytes  = 256 << 10
 )
 
 // bucket is a part of a track's readers. At most one worker at a time visits them, so
