@@ -77,7 +77,7 @@ func (t *trimmer) due(h heap, now time.Duration) bool {
 func Run(ctx context.Context) {
 	var t trimmer
 	p := pacer{percent: usual}
-	_, chosen := os.LookupEnv("GOGC")
+	chosen := os.Getenv("GOGC") != ""
 	collected := make(chan struct{}, 1)
 	if !chosen {
 		tellCollected(collected)

@@ -39,6 +39,7 @@ func (p *pacer) collected(live uint64, now time.Duration) (changed bool) {
 		return false
 	}
 	first, later := sum(p.live[:busyTurns/2]), sum(p.live[busyTurns/2:])
+	fit := max(usual, int(min(lie*100*busyTurns/2/max(later, 1), most)))
 	switch {
 	case later > first+first/growthPart+busyTurns/2*growthBytes:
 		if p.percent == usual {
@@ -46,8 +47,8 @@ func (p *pacer) collected(live uint64, now time.Duration) (changed bool) {
 		}
 		p.turns = 0 // what was alive while more might lie says nothing of what comes
 		return p.set(usual)
-	case p.percent == usual && now-p.at[0] <= busyTime:
-		return p.set(int(min(lie*100*busyTurns/2/max(later, 1), most)))
+	case p.percent > fit || p.percent == usual && now-p.at[0] <= busyTime:
+		return p.set(fit) // also lower, where what is alive has grown slowly
 	}
 	return false
 }
@@ -66,7 +67,6 @@ func (p *pacer) slower(allocated, live uint64) (changed bool) {
 }
 
 func (p *pacer) set(percent int) (changed bool) {
-	percent = max(percent, usual)
 	changed, p.percent = percent != p.percent, percent
 	return changed
 }

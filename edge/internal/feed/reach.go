@@ -48,7 +48,8 @@ func (l *link) busy() bool {
 	return bytes-before >= busyBytes
 }
 
-// alone says whether its server is the only one: there is nowhere else to go.
+// alone says whether its server is the only one, as far as it says: there is nowhere else to
+// go. One that has leaf nodes or a port for a cluster may be alone and have a cluster's name.
 func (l *link) alone() bool { return l.nc.ConnectedClusterName() == "" && len(l.nc.Servers()) <= 1 }
 
 // note takes what a look at the link has shown, and says whether it is stranded. excused is

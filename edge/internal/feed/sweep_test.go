@@ -205,7 +205,7 @@ func TestSocketsThatLagAreServedInTurn(t *testing.T) {
 	}
 	w := worker{sweep: h.sweep, readers: make([]*Reader, 0, batch)}
 	b := h.sweep.pop()
-	for n := uint64(1); n <= 50; n++ { // faster than the sweep can follow
+	for n := uint64(1); n <= 400; n++ { // faster than the sweep can follow
 		f.emit(n, maxWrite, labels{})
 		for range 2 {
 			w.turn(b)

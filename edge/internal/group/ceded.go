@@ -63,8 +63,9 @@ func (c *ceded) takeBefore(seq uint64) (all []uint64) {
 	return all
 }
 
-// doubts says whether something may have been lost that was left to JetStream. mu is held.
-func (g *Group) doubts() bool { return g.seen.unsure && g.rotation.ceded.any() }
+// doubts says whether something may have been lost that nobody was sent, or that was left to
+// JetStream. mu is held.
+func (g *Group) doubts() bool { return g.seen.risk > 0 || g.seen.unsure && g.rotation.ceded.any() }
 
 // lingers says whether g, which has had no member for a time, is still kept: its last messages
 // come and must be handed back, or it is to be found out whether something was lost that was

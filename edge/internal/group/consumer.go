@@ -54,13 +54,23 @@ type sight struct {
 	failover time.Duration // when it is made again, if it goes on failing
 }
 
-// endanger has the consumer looked at soon: events behind those that were sent may be gone.
-func (s *sight) endanger(now time.Duration) {
-	safe := max(s.newest, s.floor)
+// place is behind everything that this edge was sent, or knows to be acknowledged.
+func (s *sight) place() uint64 { return max(s.newest, s.floor) }
+
+// endanger has the consumer looked at soon: events behind safe may be gone.
+func (s *sight) endanger(now time.Duration, safe uint64) {
 	if s.risk == 0 {
 		s.risk, s.safe = now, safe
 	}
 	s.safe = min(s.safe, safe)
+}
+
+// remade notes that the consumer is made again behind its floor. If the log has forgotten what
+// stands there, JetStream says that everything up to the log's beginning is acknowledged.
+func (s *sight) remade(now time.Duration) {
+	if s.floor > 0 {
+		s.endanger(now, s.floor)
+	}
 }
 
 // sent notes an event that this edge is sent for the first time. What follows the safe place
@@ -249,9 +259,9 @@ func (h *Hub) see(ctx context.Context, g *Group, info *jetstream.ConsumerInfo, a
 	if err != nil {
 		if risk {
 			if seen.risk > 0 {
-				safe = min(safe, seen.safe)
+				seen.safe = min(safe, seen.safe)
 			}
-			seen.risk, seen.safe = since, safe
+			seen.risk = since
 		}
 		seen.unsure = seen.unsure || unsure || check
 		g.mu.Unlock()

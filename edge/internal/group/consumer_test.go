@@ -36,9 +36,9 @@ func TestAGroupAtRiskIsLookedAtSoonButNotAllTheTime(t *testing.T) {
 		}
 	}
 	s := sight{floor: 5, newest: 7}
-	s.endanger(now)
+	s.endanger(now, s.place())
 	s.newest = 9
-	s.endanger(now)
+	s.endanger(now, s.place())
 	if s.risk != now || s.safe != 7 {
 		t.Errorf("at risk are events behind %d, want 7", s.safe)
 	}
@@ -50,12 +50,46 @@ func TestAGroupAtRiskIsLookedAtSoonButNotAllTheTime(t *testing.T) {
 	}
 }
 
+func TestAConsumerThatIsMadeAgainBehindWhatTheLogHasForgottenTellsIt(t *testing.T) {
+	h, g := streamOfOne(t, 100, func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 10 })
+	if _, _, err := h.identify(t.Context(), g); err != nil {
+		t.Fatal(err)
+	}
+	g.seen.floor = 40
+	if err := h.makeAgain(t.Context(), g); err != nil {
+		t.Fatal(err)
+	}
+	d := g.rotation.notice
+	if d == nil {
+		t.Fatal("nobody is told")
+	}
+	if got, want := (span{d.gap.After.Sequence, d.gap.Before.Sequence}), (span{40, 91}); got != want {
+		t.Errorf("told of what is missing between %v, want %v", got, want)
+	}
+}
+
+func TestAGroupAtRiskWithoutMembersIsLookedAtAndKept(t *testing.T) {
+	h, g := streamOfOne(t, 1, func(*jetstream.StreamConfig) {})
+	h.groups[g.key] = g
+	g.seen.at = h.now()
+	if list := h.due(); len(list) > 0 || g.lingers(2*cededFor, true) {
+		t.Error("it is looked at or kept although nothing is at risk")
+	}
+	g.seen.endanger(h.now(), 0)
+	if list := h.due(); len(list) != 1 || !g.lingers(2*cededFor, true) {
+		t.Error("it is not looked at, or not kept")
+	}
+	if g.dropDoubts(); g.lingers(2*cededFor, true) {
+		t.Error("it is kept although its consumer is gone")
+	}
+}
+
 func TestOfALaterRiskAnAnswerSaysNothing(t *testing.T) {
 	h, g := streamOfOne(t, 100, func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 10 })
 	info := &jetstream.ConsumerInfo{AckFloor: jetstream.SequenceInfo{Stream: 60}} // 40 events ago
 	asked := h.now()
 	g.seen.newest = 95
-	g.seen.endanger(asked + 1)
+	g.seen.endanger(asked+1, g.seen.place())
 	if err := h.see(t.Context(), g, info, asked, false); err != nil || g.rotation.notice != nil || g.seen.risk == 0 {
 		t.Errorf("%v; it tells of a gap: %v; it is at risk still: %v", err, g.rotation.notice != nil, g.seen.risk > 0)
 	}

@@ -54,6 +54,9 @@ func (h *Hub) missed(ctx context.Context, g *Group, cause error) error {
 	g.mu.Lock()
 	floor, made := g.seen.floor, g.seen.failing == 0
 	g.seen.failing = 0 // if this fails, it waits again
+	if !made {
+		g.seen.remade(now)
+	}
 	g.mu.Unlock()
 	if made {
 		return nil // by another edge: NATS says half a second late that a consumer is away

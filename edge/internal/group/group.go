@@ -91,7 +91,7 @@ func (g *Group) receive(list []*nats.Msg) {
 	for _, next := range made[:len(list)] {
 		if next.event != nil && next.from.delivered == 1 {
 			if g.retention.forgets(next.from, wall) {
-				g.seen.endanger(now)
+				g.seen.endanger(now, g.seen.place())
 			}
 			g.seen.sent(next.from.sequence)
 		}

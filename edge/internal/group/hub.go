@@ -250,26 +250,26 @@ func (h *Hub) Join(ctx context.Context, key Key, address string, socket Socket) 
 	}
 	g.mu.Lock()
 	g.sockets++
-	left := g.left
+	left, place := g.left, g.seen.place()
 	g.left = 0
 	g.mu.Unlock()
 	if left > 0 {
-		h.lookBack(ctx, g, h.start.Add(left))
+		h.lookBack(ctx, g, h.start.Add(left), place)
 	}
 	return newMember(g, socket), nil
 }
 
-// lookBack finds out whether the log may have forgotten events that came since the last
-// member left, if so much was stored meanwhile. More than a limit of the application's own
+// lookBack finds out whether the log may have forgotten events behind a place that came since
+// the last member left, if so much was stored meanwhile. More than a limit of the application's own
 // shows when the next event comes.
-func (h *Hub) lookBack(ctx context.Context, g *Group, left time.Time) {
+func (h *Hub) lookBack(ctx context.Context, g *Group, left time.Time, place uint64) {
 	err := nats.ErrDisconnected
 	if h.js.Conn().IsConnected() { // else whoever comes back need not wait
 		err = h.learnLimits(ctx, g, lookBackWithin)
 	}
 	g.mu.Lock()
 	if err != nil || g.retention.first.After(left.Add(-clockSkew)) {
-		g.seen.endanger(h.now())
+		g.seen.endanger(h.now(), place)
 	}
 	g.mu.Unlock()
 }
@@ -407,6 +407,7 @@ func (h *Hub) overHeld() bool { return h.config.Held() > h.config.HeldLimit }
 // Drain stops taking events, hands back what nobody was given, and waits until members
 // have acknowledged what they have, or ctx ends.
 func (h *Hub) Drain(ctx context.Context) {
+	h.lookAtRisks(ctx)
 	for _, g := range h.all() {
 		g.mu.Lock()
 		g.rotation.stop()

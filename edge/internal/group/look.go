@@ -131,8 +131,28 @@ func (g *Group) dropDoubts() bool {
 	if g.sockets > 0 {
 		return false
 	}
-	g.seen.unsure, g.rotation.ceded = false, ceded{}
+	g.seen.unsure, g.seen.risk, g.rotation.ceded = false, 0, ceded{}
 	return true
+}
+
+// lookAtRisks looks at the groups that may have lost something, since nobody does later.
+func (h *Hub) lookAtRisks(ctx context.Context) {
+	if !h.nc.IsConnected() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	var looks errgroup.Group
+	looks.SetLimit(looksAtOnce)
+	for _, g := range h.all() {
+		g.mu.Lock()
+		risk := g.seen.risk > 0
+		g.mu.Unlock()
+		if risk {
+			looks.Go(func() error { h.look(ctx, g); return nil })
+		}
+	}
+	_ = looks.Wait() // its functions return no errors
 }
 
 // isOpen says whether opening has succeeded. mu is held.
@@ -208,6 +228,7 @@ func (h *Hub) makeAgain(ctx context.Context, g *Group) error {
 	}
 	g.mu.Lock()
 	floor := g.seen.floor
+	g.seen.remade(h.now())
 	g.mu.Unlock()
 	asked := h.now()
 	info, err := h.create(ctx, g, after(floor))

@@ -96,7 +96,7 @@ func (w *worker) round(g *Group) bool {
 	}
 	if g.rotation.alone {
 		g.rotation.alone = false
-		g.seen.endanger(g.hub.now())
+		g.seen.endanger(g.hub.now(), g.seen.place())
 	}
 	if w.outcome.empty() {
 		// The memory goes on with the worker: there may be very many groups.
