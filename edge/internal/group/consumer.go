@@ -17,8 +17,8 @@ import (
 
 const (
 	// requestsAtOnce bounds the requests about consumers that are under way: each that
-	// makes one is a proposal to the whole cluster. Public readers' groups have their share
-	// besides, and so wait for one another only.
+	// makes one is a proposal to the whole cluster. Those about public readers' groups have
+	// at most their share.
 	requestsAtOnce = 32
 
 	// awayRetry is how long a request waits that met no connection.
@@ -67,16 +67,18 @@ func (h *Hub) ensure(ctx context.Context, g *Group, by Maker) error {
 // request runs one request about the consumer of g when few others are under way, and again when
 // there is a connection if there was none: it has not left the edge then.
 func (h *Hub) request(ctx context.Context, g *Group, do func(ctx context.Context) error) error {
-	slots := h.slots
+	slots := []chan struct{}{h.slots}
 	if g.key.Public {
-		slots = h.publicSlots
+		slots = []chan struct{}{h.publicSlots, h.slots}
 	}
-	select {
-	case slots <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
+	for _, of := range slots {
+		select {
+		case of <- struct{}{}:
+			defer func() { <-of }()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
-	defer func() { <-slots }()
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	for {

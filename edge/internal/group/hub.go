@@ -111,7 +111,7 @@ type Hub struct {
 
 	publicRoom  *room         // what public readers' groups may have of room
 	slots       chan struct{} // requests about consumers that are under way
-	publicSlots chan struct{} // those about public readers' groups, which are counted apart
+	publicSlots chan struct{} // of these, those about public readers' groups
 
 	context context.Context // of Run
 	cancel  context.CancelFunc

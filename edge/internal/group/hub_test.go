@@ -1,6 +1,7 @@
 package group
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"testing"
@@ -16,17 +17,28 @@ func (g *Group) of(key Key) *Group { return newGroup(g.hub, key, key.subjects(1)
 
 func TestRequestsAboutPublicReadersGroupsHoldUpNoMember(t *testing.T) {
 	h, members := streamOfOne(t, 0, func(*jetstream.StreamConfig) {})
+	for range cap(h.publicSlots) { // as if JetStream owed them an answer
+		h.publicSlots <- struct{}{}
+		h.slots <- struct{}{}
+	}
+	if _, err := h.inspect(t.Context(), members); !errors.Is(err, jetstream.ErrConsumerNotFound) {
+		t.Errorf("a group of members is asked about beside many of public readers: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := h.inspect(ctx, members.of(Key{Application: "a", Public: true, Name: "g"})); !errors.Is(err, context.Canceled) {
+		t.Errorf("one more of public readers: %v, want it to wait", err)
+	}
+	if n := len(h.slots); n != cap(h.publicSlots) {
+		t.Errorf("%d slots are taken, want %d", n, cap(h.publicSlots))
+	}
+}
+
+func TestGroupsOfPublicReadersHoldTheirEventsInAPartOfTheRoom(t *testing.T) {
+	h, members := streamOfOne(t, 0, func(*jetstream.StreamConfig) {})
 	public := members.of(Key{Application: "a", Public: true, Name: "g"})
-	for slots, free := range map[chan struct{}]*Group{h.publicSlots: members, h.slots: public} {
-		for range cap(slots) { // as if JetStream owed them an answer
-			slots <- struct{}{}
-		}
-		if _, err := h.inspect(t.Context(), free); !errors.Is(err, jetstream.ErrConsumerNotFound) {
-			t.Errorf("%v is asked about beside many others: %v", free.key, err)
-		}
-		for range cap(slots) {
-			<-slots
-		}
+	if members.rotation.room != h.room || public.rotation.room != h.publicRoom || h.publicRoom.within != h.room {
+		t.Error("a group holds its events in another room than its own")
 	}
 }
 
