@@ -178,8 +178,7 @@ func (s *Source) askOwner(ctx context.Context, from lane, user, key string) (own
 }
 
 // MayRead reports as what p, who signs in, may read an application, and when what that
-// goes by was asked: whoever Drogue allows by name is a member, since it allows what is
-// public to nobody but those who have not signed in. For a principal with an API key it also asks whether that still is
+// goes by was asked. For a principal with an API key it also asks whether that still is
 // one, and goes by the roles that it has now. If admit is not nil, a call takes its
 // consent, and the error wraps authn.ErrNotAsked without; it wraps authn.ErrBusy if too many
 // are asked about. Any other error says that nobody can tell.
@@ -192,7 +191,9 @@ func (s *Source) MayRead(ctx context.Context, p authn.Principal, application str
 	return accessOf(p, ok), asked, err
 }
 
-// accessOf is the access of p, to whom Drogue allows an application, or not.
+// accessOf is the access of p, to whom Drogue allows an application, or not. A user whom it
+// allows one is a member: that an application is public allows it to those only who have not
+// signed in.
 func accessOf(p authn.Principal, allowed bool) authz.Access {
 	switch {
 	case !allowed:
