@@ -37,11 +37,11 @@ func newAskers() *guard.Guard[asker] { return guard.New[asker](vainBurst, vainIn
 type source interface {
 	authn.KeyVerifier
 	session.Authorizer
-	// MayRead reports whether somebody who signs in may read an application, and when what
+	// MayRead reports as what somebody who signs in may read an application, and when what
 	// that goes by was asked. If admit is not nil, asking somebody for that takes its
 	// consent, and the error wraps authn.ErrNotAsked without. It wraps authn.ErrBusy if too
 	// many are asked about. Any other error means that nobody can tell.
-	MayRead(ctx context.Context, p authn.Principal, application string, admit func() bool) (ok bool, asked time.Time, err error)
+	MayRead(ctx context.Context, p authn.Principal, application string, admit func() bool) (as authz.Access, asked time.Time, err error)
 	// Run keeps the answers up to date until ctx ends.
 	Run(ctx context.Context) error
 }
@@ -66,6 +66,7 @@ func (e *edge) openAccess(reg prometheus.Registerer) error {
 
 // grant is access that somebody was found to have.
 type grant struct {
+	as      authz.Access
 	asked   time.Time       // when that was asked
 	changed <-chan struct{} // closed if it may have changed since
 }
@@ -78,14 +79,14 @@ func (a *admission) authorize(r *http.Request, p authn.Principal, application st
 		by.address = network(a.clientAddress(r)).Addr()
 	}
 	booked, wait := 0, time.Duration(0)
-	ok, asked, err := a.access.MayRead(r.Context(), p, application, func() bool {
+	as, asked, err := a.access.MayRead(r.Context(), p, application, func() bool {
 		if wait = a.askers.Book(by); wait == 0 {
 			booked++
 		}
 		return wait == 0
 	})
 	// A client that does not wait for its answer has caused the question all the same.
-	if ok || err != nil && r.Context().Err() == nil {
+	if as.Granted() || err != nil && r.Context().Err() == nil {
 		for range booked {
 			a.askers.Return(by)
 		}
@@ -98,9 +99,9 @@ func (a *admission) authorize(r *http.Request, p authn.Principal, application st
 		return grant{}, a.limits.busy()
 	case err != nil:
 		return grant{}, internal("Authorization is not available", err)
-	case !ok:
+	case !as.Granted():
 		return grant{}, notFound(application)
 	}
-	granted.asked = asked
+	granted.as, granted.asked = as, asked
 	return granted, nil
 }

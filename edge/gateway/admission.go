@@ -261,7 +261,7 @@ func (a *admission) upgrade(w http.ResponseWriter, r *http.Request, to target, s
 	if offer.Deflate() {
 		s.Deflate()
 	}
-	if refused := a.attach(ctx, r, to, s); refused != nil {
+	if refused := a.attach(ctx, r, to, granted.as, s); refused != nil {
 		return refused
 	}
 	if !a.sessions.Add(s, a.limit, granted.asked) {
@@ -271,7 +271,11 @@ func (a *admission) upgrade(w http.ResponseWriter, r *http.Request, to target, s
 	}
 	select {
 	case <-granted.changed: // perhaps before the session could be found by those who close it
-		if _, refused := a.authorize(r, s.Principal(), to.application); refused != nil {
+		now, refused := a.authorize(r, s.Principal(), to.application)
+		if refused == nil && to.group != nil && now.as < granted.as { // the group is not his any more
+			refused = unavailable("Access to the group has just changed", nil)
+		}
+		if refused != nil {
 			s.Abandon()
 			return refused
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 
+	"canopy/edge/internal/authz"
 	"canopy/edge/internal/group"
 	"canopy/edge/internal/session"
 )
@@ -12,20 +13,21 @@ import (
 // Seconds after which a client that has too many may try again: when some of its sockets
 // may have ended, or to make a group.
 const (
-	socketsRetryAfter   = 10
-	groupsRetryAfter    = 60
-	newGroupsRetryAfter = 3600
+	socketsRetryAfter = 10
+	groupsRetryAfter  = 60
 )
 
-// attach gives s its place in the application's feed, or in a group.
-func (a *admission) attach(ctx context.Context, r *http.Request, to target, s *session.Session) *refusal {
+// attach gives s its place in the application's feed, or in a group of those who read it as s
+// does.
+func (a *admission) attach(ctx context.Context, r *http.Request, to target, as authz.Access, s *session.Session) *refusal {
 	var err error
-	what := "The event log is not available"
+	what := "The event log"
 	if to.group == nil {
 		err = a.hub.Attach(ctx, to.application, to.filter, to.since, s, &s.Reader)
 	} else {
-		what = "The group is not available"
-		s.Member, err = a.groups.Join(ctx, to.key(s.Principal()), network(a.clientAddress(r)).String(), s)
+		what = "The group"
+		by := group.Maker{User: s.Principal().User, Address: network(a.clientAddress(r)).String()}
+		s.Member, err = a.groups.Join(ctx, to.key(as), by, s)
 		if err == nil && s.Reader.Deflates() {
 			s.Member.Deflate()
 		}
@@ -35,13 +37,32 @@ func (a *admission) attach(ctx context.Context, r *http.Request, to target, s *s
 		return nil
 	case r.Context().Err() != nil:
 		return gone(err)
+	default:
+		return a.noPlace(what, err)
+	}
+}
+
+// noPlace says why there is no place in what.
+func (a *admission) noPlace(what string, err error) *refusal {
+	var made *group.TooManyNew
+	switch {
 	case errors.Is(err, group.ErrTooManyGroups):
 		a.limits.groups.Inc()
 		return tooMany("Too many groups of this application", groupsRetryAfter)
-	case errors.Is(err, group.ErrTooManyNew):
-		a.limits.newGroups.Inc()
-		return tooMany("Too many new groups from this address", newGroupsRetryAfter)
+	case errors.Is(err, group.ErrTooManyPublic):
+		a.limits.publicGroups.Inc()
+		return tooMany("Too many groups of public readers", groupsRetryAfter)
+	case errors.As(err, &made):
+		message, counter := "Too many new groups from this address", a.limits.newGroups
+		if made.OfUser {
+			message = "Too many new groups of this user"
+		}
+		if made.SignedIn {
+			counter = a.limits.usersGroups
+		}
+		counter.Inc()
+		return tooMany(message, seconds(made.RetryAfter))
 	default:
-		return unavailable(what, err)
+		return unavailable(what+" is not available", err)
 	}
 }

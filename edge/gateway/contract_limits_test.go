@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -64,6 +65,10 @@ func TestLimits(t *testing.T) {
 			431, "", `RequestHeaderFieldsTooLarge`, "header_bytes"},
 		{"of an application before its groups", config.Limits{ConnectionsPerApplication: 1, NewGroupsPerAddress: 1}, "/open-app?group_id=g", "/open-app?group_id=h", nil,
 			429, "10", `to this application`, "connections_per_application"},
+		{"of a user before his groups", config.Limits{ConnectionsPerUser: 1, NewGroupsPerUser: 1}, "/open-app?group_id=g", "/open-app?group_id=h", key,
+			429, "10", `of this user`, "connections_per_user"},
+		{"of an application's groups, which has its members apart", config.Limits{GroupsPerApplication: 1}, "/open-app?group_id=g", "/open-app?group_id=h", key,
+			429, "60", `{"error":"TooManyRequests","message":"Too many groups of this application"}`, "groups_per_application"},
 		{"of a user after what he may read", config.Limits{ConnectionsPerUser: 1}, "/secret-app", "/nobody", key,
 			404, "", `Application / nobody`, ""},
 		{"of a user before his application", config.Limits{ConnectionsPerUser: 1, ConnectionsPerApplication: 1}, "/secret-app", "/secret-app", key,
@@ -71,6 +76,8 @@ func TestLimits(t *testing.T) {
 
 		// What does not count
 		{"another application", config.Limits{ConnectionsPerApplication: 1}, "/open-app", "/other-app", nil, 101, "", "", ""},
+		{"a group that is there", config.Limits{NewGroupsPerUser: 1, GroupsPerApplication: 1}, "/open-app?group_id=g", "/open-app?group_id=g", key, 101, "", "", ""},
+		{"members beside public readers", config.Limits{NewGroupsPerAddress: 1, GroupsPerApplication: 1}, "/open-app?group_id=g", "/open-app?group_id=h&username=alice&api_key=secret", nil, 101, "", "", ""},
 		{"anonymous is no user", config.Limits{ConnectionsPerUser: 1}, "/open-app", "/open-app", nil, 101, "", "", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -79,7 +86,8 @@ func TestLimits(t *testing.T) {
 				limits.Connections, limits.ConnectionsPerSecond = c.limits.Connections, c.limits.ConnectionsPerSecond
 				limits.ConnectionsPerAddress, limits.ConnectionsPerUser = c.limits.ConnectionsPerAddress, c.limits.ConnectionsPerUser
 				limits.ConnectionsPerApplication = c.limits.ConnectionsPerApplication
-				limits.NewGroupsPerAddress = c.limits.NewGroupsPerAddress
+				limits.NewGroupsPerAddress, limits.NewGroupsPerUser = c.limits.NewGroupsPerAddress, c.limits.NewGroupsPerUser
+				limits.GroupsPerApplication = c.limits.GroupsPerApplication
 			})
 			s.dial(c.first, with(c.header, http.Header{"Upgrade": {"websocket"}, "X": nil}))
 			answer, body := s.ask(http.MethodGet, c.second, c.header)
@@ -94,6 +102,39 @@ func TestLimits(t *testing.T) {
 			}
 			if n := s.metric(`canopy_edge_over_limit_total{limit="` + c.metric + `"}`); n != 1 {
 				t.Errorf("%v refusals are counted, want 1", n)
+			}
+		})
+	}
+}
+
+func TestLimitsOfNewGroups(t *testing.T) {
+	for _, c := range []struct {
+		name, body, metric string
+		limits             config.Limits
+		header             http.Header
+	}{
+		{"of an address", `{"error":"TooManyRequests","message":"Too many new groups from this address"}`, "new_groups_per_address",
+			config.Limits{NewGroupsPerAddress: 1}, nil},
+		{"of a user", `{"error":"TooManyRequests","message":"Too many new groups of this user"}`, "new_groups_per_user",
+			config.Limits{NewGroupsPerUser: 1}, basicAuth("alice", "secret")},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := startEdge(t, func(cfg *config.Config) {
+				limits := &cfg.Edge.Limits
+				limits.NewGroupsPerAddress, limits.NewGroupsPerUser = c.limits.NewGroupsPerAddress, c.limits.NewGroupsPerUser
+			})
+			for n, want := range []int{101, 429, 429} {
+				answer, body := s.ask(http.MethodGet, fmt.Sprint("/open-app?group_id=g", n), c.header)
+				if answer.StatusCode != want || want == 429 && body != c.body {
+					t.Errorf("group %d: %s, %s; want %d %s", n, answer.Status, body, want, c.body)
+				}
+				retry, _ := strconv.Atoi(answer.Header.Get("Retry-After"))
+				if least := 3600 - int(patience/time.Second); want == 429 && (retry < least || retry > 3600) {
+					t.Errorf("group %d: Retry-After %d, want an hour", n, retry)
+				}
+			}
+			if n := s.metric(`canopy_edge_over_limit_total{limit="` + c.metric + `"}`); n != 2 {
+				t.Errorf("%v refusals are counted, want 2", n)
 			}
 		})
 	}

@@ -32,6 +32,8 @@ const (
 applications:
   open-app:
     public: true
+    members:
+      alice: [read]
   other-app:
     public: true
   secret-app:

@@ -25,7 +25,9 @@ type limits struct {
 	often        prometheus.Counter // refusals by perSecond
 	header       prometheus.Counter // refusals by the size of headers
 	groups       prometheus.Counter // refusals by the number of an application's groups
-	newGroups    prometheus.Counter // refusals by the number of an address's new ones
+	publicGroups prometheus.Counter // refusals by the number of all public readers' groups
+	newGroups    prometheus.Counter // refusals by the number of new ones of an address without signing in
+	usersGroups  prometheus.Counter // refusals by the number of new ones of a user, or of an address's users
 	signIns      prometheus.Counter // refusals by the number of sign-ins that failed
 	vain         prometheus.Counter // refusals by the number of questions about access that is not there
 	questions    prometheus.Counter // refusals by the number of questions to Drogue's services at once
@@ -48,7 +50,9 @@ func newLimits(l config.Limits, reg prometheus.Registerer) *limits {
 		often:        over("connections_per_second"),
 		header:       over("header_bytes"),
 		groups:       over("groups_per_application"),
+		publicGroups: over("public_groups"),
 		newGroups:    over("new_groups_per_address"),
+		usersGroups:  over("new_groups_per_user"),
 		signIns:      over("failed_sign_ins"),
 		vain:         over("forbidden_applications"),
 		questions:    over("questions"),

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"canopy/edge/internal/authn"
+	"canopy/edge/internal/authz"
 	"canopy/edge/internal/feed"
 	"canopy/edge/internal/group"
 )
@@ -22,11 +23,12 @@ type target struct {
 	credentials authn.Query
 }
 
-// key names the group for a principal.
-func (t target) key(p authn.Principal) group.Key {
+// key names the group for somebody with access to the application. Its members share groups
+// with each other only, so that nobody who passes by takes their events.
+func (t target) key(as authz.Access) group.Key {
 	return group.Key{
 		Application: t.application, Channel: t.filter.Channel, ByChannel: t.filter.ByChannel,
-		Anonymous: p.Kind == authn.Anonymous, Name: *t.group,
+		Public: as != authz.Member, Name: *t.group,
 	}
 }
 

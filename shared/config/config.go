@@ -135,8 +135,9 @@ type Limits struct {
 	MessagesPerSecond         int   `key:"messages_per_second" default:"100" help:"frames that one client may send in a second, control frames among them and Pongs that answer a Ping not, a compressed message once more for each KiB; above it the socket is closed with 1008; 0 is off"`
 	MessageBytes              int64 `key:"message_bytes" default:"64KiB" unit:"bytes" help:"largest message from a client; a larger one closes the socket with 1009"`
 	HeaderBytes               int64 `key:"header_bytes" default:"32KiB" unit:"bytes" help:"largest request line and headers of a request for a socket, tokens among them; larger ones are answered with 431"`
-	GroupsPerApplication      int   `key:"groups_per_application" default:"1000" help:"groups of one application, on all edges; 0 is off"`
-	NewGroupsPerAddress       int   `key:"new_groups_per_address" default:"10" help:"groups that one address may make on this edge in an hour without signing in; 0 is off"`
+	GroupsPerApplication      int   `key:"groups_per_application" default:"1000" help:"groups of one application, on all edges; those of its members are counted apart from those of public readers, who read it only because it is public, signed in or not; 0 is off"`
+	NewGroupsPerAddress       int   `key:"new_groups_per_address" default:"10" help:"groups that one address may make on this edge without signing in: so many at once, and so many more in an hour, one by one; 0 is off"`
+	NewGroupsPerUser          int   `key:"new_groups_per_user" default:"100" help:"groups that one user may make on this edge, by token and by API key together: so many at once, and so many more in an hour, one by one; all signed-in users of one address together may make as many as public readers; 0 is off"`
 }
 
 // Groups say how sockets that share a group_id split events.
@@ -161,7 +162,7 @@ type Buffers struct {
 	TotalBytes  int64         `key:"total_bytes" default:"512MiB" unit:"bytes" help:"bytes that all feeds of this edge keep"`
 	RepairBytes int64         `key:"repair_bytes" default:"64MiB" unit:"bytes" help:"bytes of streams that are kept for feeds of this edge that miss the same events"`
 	ReplayBytes int64         `key:"replay_bytes" default:"64MiB" unit:"bytes" help:"bytes of streams that are kept for sockets of this edge that resume behind the same places, each for EDGE__BUFFERS__FEED_AGE"`
-	GroupBytes  int64         `key:"group_bytes" default:"256MiB" unit:"bytes" help:"bytes of events that groups of this edge hold until members acknowledge them"`
+	GroupBytes  int64         `key:"group_bytes" default:"256MiB" unit:"bytes" help:"bytes of events that groups of this edge hold until members acknowledge them; groups of public readers hold at most half"`
 	NATSBytes   int64         `key:"nats_bytes" default:"32MiB" unit:"bytes" help:"bytes of one application's live events that wait in the NATS client until its feed takes them; what does not fit is dropped there and read from the stream"`
 	SocketBytes int64         `key:"socket_bytes" default:"256MiB" unit:"bytes" help:"bytes that wait for stalled sockets of this edge; above it those that lag most are closed"`
 }
@@ -175,7 +176,7 @@ type Ingest struct {
 	Shards      int           `key:"shards" default:"64" help:"number of streams; changing it voids cursors and groups"`
 	Replicas    int           `key:"replicas" default:"0" help:"copies of each stream: 1, 3 or 5; 0 means 3 in a NATS cluster and 1 on a single server"`
 	Duplicates  time.Duration `key:"duplicates" default:"2m" help:"window in which NATS recognises a record that was published twice"`
-	Consumers   int           `key:"consumers" default:"100000" help:"groups that one stream may hold"`
+	Consumers   int           `key:"consumers" default:"100000" help:"groups that one stream may hold; public readers have at most half of them"`
 	Retention   Retention     `key:"retention"`
 	Window      Window        `key:"window"`
 

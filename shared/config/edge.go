@@ -157,6 +157,7 @@ func (c *check) edge(e Edge) {
 func (c *check) groups(g Groups, l Limits) {
 	c.atLeast("EDGE__LIMITS__GROUPS_PER_APPLICATION", int64(l.GroupsPerApplication), 0, "0")
 	c.atLeast("EDGE__LIMITS__NEW_GROUPS_PER_ADDRESS", int64(l.NewGroupsPerAddress), 0, "0")
+	c.atLeast("EDGE__LIMITS__NEW_GROUPS_PER_USER", int64(l.NewGroupsPerUser), 0, "0")
 	c.that(g.InFlight >= 64 && g.InFlight <= 16384, "EDGE__GROUPS__IN_FLIGHT", "expected 64 to 16384: NATS looks at all of them")
 	c.that(g.MemberInFlight >= 1 && g.MemberInFlight <= g.InFlight, "EDGE__GROUPS__MEMBER_IN_FLIGHT", "expected 1 to EDGE__GROUPS__IN_FLIGHT")
 	c.duration("EDGE__GROUPS__ACK_WAIT", g.AckWait, 15*time.Second) // a member that does not answer is dropped before

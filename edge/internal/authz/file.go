@@ -91,45 +91,48 @@ func OpenFile(path string, log *zap.Logger, reg prometheus.Registerer) (*File, e
 	return f, nil
 }
 
-// MayRead reports whether p may read an application: everybody a public one, a member
-// with the permission read a private one, be it by user or by role. The permission write
-// does not include read. A principal whose API key was removed or has expired may read
-// nothing, not even what is public: its socket was opened with a key, and ends with it.
+// MayRead reports as what p may read an application: as a member with the permission read,
+// be it by user or by role, and everybody else a public one. The permission write does not
+// include read. A principal whose API key was removed or has expired may read nothing, not
+// even what is public: its socket was opened with a key, and ends with it.
 //
 // The error is always nil, and nobody's consent is needed; the signature leaves room for
 // sources that have to ask. The time is the present.
-func (f *File) MayRead(_ context.Context, p authn.Principal, application string, _ func() bool) (bool, time.Time, error) {
+func (f *File) MayRead(_ context.Context, p authn.Principal, application string, _ func() bool) (Access, time.Time, error) {
 	now := f.now()
-	ok := f.current.Load().mayRead(p, application, now)
+	as := f.current.Load().access(p, application, now)
 	outcome := "fail"
-	if ok {
+	if as.Granted() {
 		outcome = "pass"
 	}
 	f.authorizations.WithLabelValues(outcome).Inc()
-	return ok, now, nil
+	return as, now, nil
 }
 
 // StillMayRead is MayRead for open sockets. What was known before does not matter.
-func (f *File) StillMayRead(ctx context.Context, p authn.Principal, application string, _ time.Time) (bool, time.Time, error) {
+func (f *File) StillMayRead(ctx context.Context, p authn.Principal, application string, _ time.Time) (Access, time.Time, error) {
 	return f.MayRead(ctx, p, application, nil)
 }
 
-func (s *snapshot) mayRead(p authn.Principal, application string, now time.Time) bool {
+func (s *snapshot) access(p authn.Principal, application string, now time.Time) Access {
 	if p.Kind == authn.Key {
 		key, ok := s.keys[p.KeyID]
 		if !ok || key.user != p.User || !key.valid(now) {
-			return false
+			return None
 		}
 	}
-	g, ok := s.applications[application]
-	switch {
-	case !ok:
-		return false
+	switch g := s.applications[application]; {
+	case p.Kind != authn.Anonymous && g.names(p):
+		return Member
 	case g.public:
-		return true
-	case p.Kind == authn.Anonymous:
-		return false
+		return Public
+	default:
+		return None
 	}
+}
+
+// names reports whether p, who has signed in, is among the members that may read.
+func (g grants) names(p authn.Principal) bool {
 	if _, ok := g.users[p.User]; ok {
 		return true
 	}

@@ -81,11 +81,17 @@ func counted(t testing.TB, v *prometheus.CounterVec, outcome string) float64 {
 // may asks without the error that is always nil.
 func may(t testing.TB, f *File, p authn.Principal, application string) bool {
 	t.Helper()
-	ok, _, err := f.MayRead(t.Context(), p, application, nil)
+	return access(t, f, p, application).Granted()
+}
+
+// access is may as what.
+func access(t testing.TB, f *File, p authn.Principal, application string) Access {
+	t.Helper()
+	as, _, err := f.MayRead(t.Context(), p, application, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return ok
+	return as
 }
 
 // signIn returns the principal of a key that counts.
@@ -145,6 +151,33 @@ func TestReadersAreTheMembersAndForPublicOnesEverybody(t *testing.T) {
 	}
 	if pass, fail := counted(t, f.authorizations, "pass"), counted(t, f.authorizations, "fail"); pass != 7 || fail != 12 {
 		t.Errorf("metric counts %v pass and %v fail", pass, fail)
+	}
+}
+
+func TestMembersOfAPublicApplicationAreToldFromEverybodyElse(t *testing.T) {
+	f, _, _ := open(t, strings.Replace(example, "public: true", `public: true
+    members: {alice: [read, write], writer: [write], "role:operators": [read], "1/carol": [read]}`, 1))
+	alice, bob := signIn(t, f, "alice", "alice's key"), signIn(t, f, "bob", "bob's key")
+	for _, c := range []struct {
+		p    authn.Principal
+		want Access
+	}{
+		{alice, Member},
+		{token("alice"), Member},
+		{token("carol", "operators"), Member},
+		{token("1/carol"), Member},
+		{token("carol"), Public},
+		{token("writer"), Public},
+		{token("role:operators"), Public},
+		{bob, Public},
+		{token("anybody"), Public},
+		{authn.Principal{}, Public},
+		{authn.Principal{User: "alice", Roles: []string{"operators"}}, Public},
+		{authn.Principal{Kind: authn.Key, User: "alice"}, None}, // no such key
+	} {
+		if got := access(t, f, c.p, "open"); got != c.want {
+			t.Errorf("%v with %q reads it as %v, want %v", c.p, c.p.Roles, got, c.want)
+		}
 	}
 }
 

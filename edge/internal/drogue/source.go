@@ -23,6 +23,7 @@ import (
 	"go.uber.org/zap"
 
 	"canopy/edge/internal/authn"
+	"canopy/edge/internal/authz"
 	"canopy/shared/config"
 )
 
@@ -176,32 +177,47 @@ func (s *Source) askOwner(ctx context.Context, from lane, user, key string) (own
 	}
 }
 
-// MayRead reports whether p, who signs in, may read an application, and when what that
+// MayRead reports as what p, who signs in, may read an application, and when what that
 // goes by was asked. For a principal with an API key it also asks whether that still is
 // one, and goes by the roles that it has now. If admit is not nil, a call takes its
 // consent, and the error wraps authn.ErrNotAsked without; it wraps authn.ErrBusy if too many
 // are asked about. Any other error says that nobody can tell.
-func (s *Source) MayRead(ctx context.Context, p authn.Principal, application string, admit func() bool) (ok bool, asked time.Time, err error) {
+func (s *Source) MayRead(ctx context.Context, p authn.Principal, application string, admit func() bool) (as authz.Access, asked time.Time, err error) {
 	from := users
 	if p.Kind == authn.Anonymous {
 		from = strangers
 	}
-	return s.mayRead(ctx, from, admit, p, application)
+	ok, asked, err := s.mayRead(ctx, from, admit, p, application)
+	return accessOf(p, ok), asked, err
+}
+
+// accessOf is the access of p, to whom Drogue allows an application, or not. A user whom it
+// allows one is a member: that an application is public allows it to those only who have not
+// signed in.
+func accessOf(p authn.Principal, allowed bool) authz.Access {
+	switch {
+	case !allowed:
+		return authz.None
+	case p.Kind == authn.Anonymous:
+		return authz.Public
+	default:
+		return authz.Member
+	}
 }
 
 // StillMayRead is MayRead for open sockets, which had access when it was asked for at known;
 // the zero time stands for never. That counts until it must be asked for again, and for
 // the stale time if there is no answer then, whatever else is in memory. An error says that
 // nobody can tell, and did not for all that time.
-func (s *Source) StillMayRead(ctx context.Context, p authn.Principal, application string, known time.Time) (ok bool, asked time.Time, err error) {
+func (s *Source) StillMayRead(ctx context.Context, p authn.Principal, application string, known time.Time) (as authz.Access, asked time.Time, err error) {
 	if s.now().Before(known.Add(time.Duration(earliest * float64(s.hold)))) {
-		return true, known, nil
+		return accessOf(p, true), known, nil
 	}
-	ok, asked, err = s.mayRead(ctx, sockets, nil, p, application)
+	ok, asked, err := s.mayRead(ctx, sockets, nil, p, application)
 	if err != nil && s.now().Before(known.Add(s.hold+s.stale)) {
-		return true, known, nil
+		return accessOf(p, true), known, nil
 	}
-	return ok, asked, err
+	return accessOf(p, ok), asked, err
 }
 
 func (s *Source) mayRead(ctx context.Context, from lane, admit func() bool, p authn.Principal, application string) (ok bool, asked time.Time, err error) {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"canopy/edge/internal/authn"
+	"canopy/edge/internal/authz"
 	"canopy/shared/config"
 )
 
@@ -87,18 +88,18 @@ func TestAccessIsAskedByteForByte(t *testing.T) {
 	for _, c := range []struct {
 		p           authn.Principal
 		application string
-		want        bool
+		want        authz.Access
 	}{
-		{authn.Principal{}, "open", true},
-		{authn.Principal{}, "app", false},
-		{alice, "app", true},
-		{authn.Principal{Kind: authn.Token, User: "1/alice", Roles: []string{"1/ops"}}, "app", false},
-		{alice, "a\x00b", false},
-		{alice, "a\xffb", false},
-		{alice, strings.Repeat("a", 256), false},
+		{authn.Principal{}, "open", authz.Public},
+		{authn.Principal{}, "app", authz.None},
+		{alice, "app", authz.Member},
+		{authn.Principal{Kind: authn.Token, User: "1/alice", Roles: []string{"1/ops"}}, "app", authz.None},
+		{alice, "a\x00b", authz.None},
+		{alice, "a\xffb", authz.None},
+		{alice, strings.Repeat("a", 256), authz.None},
 	} {
-		if ok, _, err := source.MayRead(t.Context(), c.p, c.application, nil); ok != c.want || err != nil {
-			t.Errorf("%v reads %.20q: %v, %v", c.p, c.application, ok, err)
+		if as, _, err := source.MayRead(t.Context(), c.p, c.application, nil); as != c.want || err != nil {
+			t.Errorf("%v reads %.20q: %v, %v", c.p, c.application, as, err)
 		}
 	}
 }
@@ -113,8 +114,8 @@ func TestAnApplicationThatTheRegistryDoesNotHaveCannotBeRead(t *testing.T) {
 	})
 	source, _, _ := s.source(func(c *config.Config) { c.Registry = c.UserAuth })
 	for application, want := range map[string]bool{"here": true, "g/one": false} {
-		if ok, _, err := source.MayRead(t.Context(), authn.Principal{}, application, nil); ok != want || err != nil {
-			t.Errorf("%s: %v, %v", application, ok, err)
+		if as, _, err := source.MayRead(t.Context(), authn.Principal{}, application, nil); as.Granted() != want || err != nil {
+			t.Errorf("%s: %v, %v", application, as, err)
 		}
 	}
 }
@@ -128,8 +129,8 @@ func TestAThousandQuestionsAtOnceAreOneCallAndOneToken(t *testing.T) {
 		var all sync.WaitGroup
 		for range 1000 {
 			all.Go(func() {
-				if ok, _, err := source.MayRead(t.Context(), authn.Principal{Kind: authn.Token, User: "alice"}, "app", nil); !ok || err != nil {
-					t.Errorf("got %v, %v", ok, err)
+				if as, _, err := source.MayRead(t.Context(), authn.Principal{Kind: authn.Token, User: "alice"}, "app", nil); !as.Granted() || err != nil {
+					t.Errorf("got %v, %v", as, err)
 				}
 			})
 		}
@@ -165,11 +166,11 @@ func TestWithdrawnAccessAndRevokedKeysEndWithTheLifeOfTheAnswer(t *testing.T) {
 	bob := authn.Principal{Kind: authn.Token, User: "bob"}
 	may := func(p authn.Principal) bool {
 		t.Helper()
-		ok, _, err := source.MayRead(t.Context(), p, "app", nil)
+		as, _, err := source.MayRead(t.Context(), p, "app", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return ok
+		return as.Granted()
 	}
 	if !may(alice) || !may(bob) {
 		t.Fatal("no access to begin with")
@@ -210,14 +211,14 @@ func TestAnswersOutliveAnOutageForTheStaleTimeAndNoLonger(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if ok, _, err := source.MayRead(t.Context(), alice, "app", nil); !ok || err != nil {
-				t.Fatalf("before: %v, %v", ok, err)
+			if as, _, err := source.MayRead(t.Context(), alice, "app", nil); !as.Granted() || err != nil {
+				t.Fatalf("before: %v, %v", as, err)
 			}
 			before := s.count("POST")
 			s.set(broken)
 			add(30*time.Second + 5*time.Minute - 10*time.Second)
-			if ok, _, err := source.MayRead(t.Context(), alice, "app", nil); !ok || err != nil {
-				t.Errorf("within the stale time: %v, %v", ok, err)
+			if as, _, err := source.MayRead(t.Context(), alice, "app", nil); !as.Granted() || err != nil {
+				t.Errorf("within the stale time: %v, %v", as, err)
 			}
 			if s.count("POST") == before {
 				t.Error("the service was not asked, so nothing failed")
@@ -226,8 +227,8 @@ func TestAnswersOutliveAnOutageForTheStaleTimeAndNoLonger(t *testing.T) {
 				t.Error("an application that was not asked about before: no error")
 			}
 			add(11 * time.Second)
-			if ok, _, err := source.MayRead(t.Context(), alice, "app", nil); ok || err == nil || errors.Is(err, authn.ErrForbidden) {
-				t.Errorf("after the stale time: %v, %v", ok, err)
+			if as, _, err := source.MayRead(t.Context(), alice, "app", nil); as.Granted() || err == nil || errors.Is(err, authn.ErrForbidden) {
+				t.Errorf("after the stale time: %v, %v", as, err)
 			}
 			if err := source.users.ready(); err != nil {
 				t.Errorf("not ready in an outage: %v", err)
@@ -305,11 +306,11 @@ func TestAFloodOfStrangersHoldsUpNeitherWhoSignsInNorOpenSockets(t *testing.T) {
 	}
 	const made = `POST /api/v1/user/authz {"application":"made-up-`
 	waitFor(t, "flood", func() bool { return s.count(made) >= concurrency[strangers] })
-	if ok, _, err := source.MayRead(t.Context(), authn.Principal{Kind: authn.Token, User: "alice"}, "app", nil); !ok || err != nil {
-		t.Errorf("a user who signs in: %v, %v", ok, err)
+	if as, _, err := source.MayRead(t.Context(), authn.Principal{Kind: authn.Token, User: "alice"}, "app", nil); !as.Granted() || err != nil {
+		t.Errorf("a user who signs in: %v, %v", as, err)
 	}
-	if ok, _, err := source.StillMayRead(t.Context(), authn.Principal{}, "open", time.Time{}); !ok || err != nil {
-		t.Errorf("an open socket: %v, %v", ok, err)
+	if as, _, err := source.StillMayRead(t.Context(), authn.Principal{}, "open", time.Time{}); !as.Granted() || err != nil {
+		t.Errorf("an open socket: %v, %v", as, err)
 	}
 	waitFor(t, "rest from strangers", func() bool { return source.users.rests(strangers) })
 	if source.users.rests(users) || source.users.rests(sockets) {
@@ -337,8 +338,8 @@ func TestAQueueSaysNothingAboutTheService(t *testing.T) {
 	}
 	waiting.Wait()
 	<-source.users.slots[strangers]
-	if ok, _, err := source.MayRead(t.Context(), authn.Principal{}, "app", nil); !ok || err != nil {
-		t.Errorf("once there is a slot: %v, %v", ok, err)
+	if as, _, err := source.MayRead(t.Context(), authn.Principal{}, "app", nil); !as.Granted() || err != nil {
+		t.Errorf("once there is a slot: %v, %v", as, err)
 	}
 }
 
@@ -355,8 +356,8 @@ func TestConsentIsAskedForACallAndNotForWhatIsKnownOrUnderWay(t *testing.T) {
 	s.set(func(s *stub) { s.hang, s.hangOn = hang, `"app"` })
 	var asked sync.WaitGroup
 	asked.Go(func() {
-		if ok, _, err := source.MayRead(t.Context(), authn.Principal{}, "app", func() bool { return true }); !ok || err != nil {
-			t.Errorf("with consent: %v, %v", ok, err)
+		if as, _, err := source.MayRead(t.Context(), authn.Principal{}, "app", func() bool { return true }); !as.Granted() || err != nil {
+			t.Errorf("with consent: %v, %v", as, err)
 		}
 	})
 	waitFor(t, "call", func() bool { return s.count(`POST /api/v1/user/authz {"application":"app"`) > 0 })
@@ -368,8 +369,8 @@ func TestConsentIsAskedForACallAndNotForWhatIsKnownOrUnderWay(t *testing.T) {
 	s.set(func(s *stub) { s.hang = nil })
 	close(hang)
 	asked.Wait()
-	if ok, _, err := source.MayRead(t.Context(), authn.Principal{}, "app", never); !ok || err != nil {
-		t.Errorf("known: %v, %v", ok, err)
+	if as, _, err := source.MayRead(t.Context(), authn.Principal{}, "app", never); !as.Granted() || err != nil {
+		t.Errorf("known: %v, %v", as, err)
 	}
 }
 
@@ -390,8 +391,8 @@ func TestAQuestionThatBreaksTheConnectionStopsNoOther(t *testing.T) {
 	if s.count(`POST /api/v1/user/authz {"application":"poison"`) == 0 {
 		t.Fatal("no connection was broken")
 	}
-	if ok, _, err := source.MayRead(t.Context(), authn.Principal{}, "app", nil); !ok || err != nil {
-		t.Errorf("the next question: %v, %v", ok, err)
+	if as, _, err := source.MayRead(t.Context(), authn.Principal{}, "app", nil); !as.Granted() || err != nil {
+		t.Errorf("the next question: %v, %v", as, err)
 	}
 }
 
@@ -408,8 +409,8 @@ func TestAQuestionThatMakesTheServiceFailStopsNoOther(t *testing.T) {
 		t.Errorf("%d attempts, want %d", n, attempts)
 	}
 	s.set(func(s *stub) { s.fail = 0 })
-	if ok, _, err := source.MayRead(t.Context(), authn.Principal{}, "app", nil); !ok || err != nil {
-		t.Errorf("the next question: %v, %v", ok, err)
+	if as, _, err := source.MayRead(t.Context(), authn.Principal{}, "app", nil); !as.Granted() || err != nil {
+		t.Errorf("the next question: %v, %v", as, err)
 	}
 }
 
@@ -419,8 +420,8 @@ func TestATokenThatIsNotTakenAnyMoreIsReplaced(t *testing.T) {
 	source, _, _ := s.source(nil)
 	waitFor(t, "first answer", func() bool { return source.users.ready() == nil })
 	s.set(func(s *stub) { s.token = "of another issuer" })
-	if ok, _, err := source.MayRead(t.Context(), authn.Principal{}, "app", nil); !ok || err != nil {
-		t.Errorf("got %v, %v", ok, err)
+	if as, _, err := source.MayRead(t.Context(), authn.Principal{}, "app", nil); !as.Granted() || err != nil {
+		t.Errorf("got %v, %v", as, err)
 	}
 }
 
@@ -458,17 +459,17 @@ func TestOpenSocketsKeepTheirStaleTimeWhateverIsForgotten(t *testing.T) {
 	waitFor(t, "first answer", func() bool { return source.users.ready() == nil })
 	add := later(source)
 	alice := authn.Principal{Kind: authn.Token, User: "alice"}
-	ok, known, err := source.MayRead(t.Context(), alice, "app", nil)
-	if !ok || err != nil {
-		t.Fatalf("before: %v, %v", ok, err)
+	as, known, err := source.MayRead(t.Context(), alice, "app", nil)
+	if !as.Granted() || err != nil {
+		t.Fatalf("before: %v, %v", as, err)
 	}
 	still := func() (bool, error) {
 		t.Helper()
-		ok, asked, err := source.StillMayRead(t.Context(), alice, "app", known)
-		if ok && err == nil && !asked.Equal(known) {
+		as, asked, err := source.StillMayRead(t.Context(), alice, "app", known)
+		if as.Granted() && err == nil && !asked.Equal(known) {
 			t.Errorf("access that nobody confirmed is known %v later", asked.Sub(known))
 		}
-		return ok, err
+		return as == authz.Member, err
 	}
 	source.reads.kept.InvalidateAll()
 	s.set(func(s *stub) { s.fail = http.StatusInternalServerError })

@@ -17,7 +17,8 @@ import (
 
 const (
 	// requestsAtOnce bounds the requests about consumers that are under way: each that
-	// makes one is a proposal to the whole cluster.
+	// makes one is a proposal to the whole cluster. Those about public readers' groups have
+	// at most their share.
 	requestsAtOnce = 32
 
 	// awayRetry is how long a request waits that met no connection.
@@ -38,16 +39,17 @@ const (
 )
 
 // ensure finds the group's consumer or makes it: a new group begins with new events.
-func (h *Hub) ensure(ctx context.Context, g *Group, address string) error {
+func (h *Hub) ensure(ctx context.Context, g *Group, by Maker) error {
 	asked := h.now()
 	info, err := h.inspect(ctx, g)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		if err := h.allow(ctx, g, address); err != nil {
+		var booked bookings
+		if booked, err = h.allow(ctx, g, by); err != nil {
 			return err
 		}
 		info, err = h.create(ctx, g, jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverNewPolicy})
-		if err != nil {
-			h.quota.forgive(g, address)
+		if apiCode(err) != 0 { // any other error leaves open whether it was made
+			booked.undo()
 		}
 	} else if err == nil {
 		info, err = h.adjust(ctx, g, info)
@@ -62,15 +64,21 @@ func (h *Hub) ensure(ctx context.Context, g *Group, address string) error {
 	return h.see(ctx, g, info, asked, !info.PushBound) // else somebody else was told
 }
 
-// request runs one request about a consumer when few others are under way, and again when
+// request runs one request about the consumer of g when few others are under way, and again when
 // there is a connection if there was none: it has not left the edge then.
-func (h *Hub) request(ctx context.Context, do func(ctx context.Context) error) error {
-	select {
-	case h.slots <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
+func (h *Hub) request(ctx context.Context, g *Group, do func(ctx context.Context) error) error {
+	slots := []chan struct{}{h.slots}
+	if g.key.Public {
+		slots = []chan struct{}{h.publicSlots, h.slots}
 	}
-	defer func() { <-h.slots }()
+	for _, of := range slots {
+		select {
+		case of <- struct{}{}:
+			defer func() { <-of }()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	for {
@@ -87,7 +95,7 @@ func (h *Hub) request(ctx context.Context, do func(ctx context.Context) error) e
 }
 
 func (h *Hub) inspect(ctx context.Context, g *Group) (info *jetstream.ConsumerInfo, err error) {
-	err = h.request(ctx, func(ctx context.Context) error {
+	err = h.request(ctx, g, func(ctx context.Context) error {
 		c, err := h.js.PushConsumer(ctx, g.subject.stream, g.subject.consumer)
 		if err != nil {
 			return fmt.Errorf("ask for consumer %s: %w", g.subject.consumer, err)
@@ -101,7 +109,7 @@ func (h *Hub) inspect(ctx context.Context, g *Group) (info *jetstream.ConsumerIn
 // create makes the consumer. start says where it begins, and no more.
 func (h *Hub) create(ctx context.Context, g *Group, start jetstream.ConsumerConfig) (info *jetstream.ConsumerInfo, err error) {
 	cfg := h.want(g, start)
-	err = h.request(ctx, func(ctx context.Context) error {
+	err = h.request(ctx, g, func(ctx context.Context) error {
 		c, err := h.js.CreatePushConsumer(ctx, g.subject.stream, cfg)
 		if err != nil {
 			return err
@@ -129,7 +137,7 @@ func (h *Hub) adjust(ctx context.Context, g *Group, info *jetstream.ConsumerInfo
 		has.InactiveThreshold == want.InactiveThreshold && has.Replicas == want.Replicas {
 		return info, nil
 	}
-	err := h.request(ctx, func(ctx context.Context) error {
+	err := h.request(ctx, g, func(ctx context.Context) error {
 		c, err := h.js.UpdatePushConsumer(ctx, g.subject.stream, want)
 		if err != nil {
 			return fmt.Errorf("update consumer %s: %w", want.Durable, err)
@@ -220,7 +228,7 @@ const riskEvery = 5 * time.Second
 func (h *Hub) learnLimits(ctx context.Context, g *Group, within time.Duration) error {
 	known, fresh := h.retentionOf(g.subject.shard, within)
 	if !fresh {
-		err := h.request(ctx, func(ctx context.Context) error {
+		err := h.request(ctx, g, func(ctx context.Context) error {
 			if known, fresh = h.retentionOf(g.subject.shard, within); fresh {
 				return nil // another group has asked while this one waited
 			}
@@ -246,7 +254,7 @@ func (h *Hub) learnLimits(ctx context.Context, g *Group, within time.Duration) e
 
 // streamOf says which stream the group's is now, and the sequence of its oldest event.
 func (h *Hub) streamOf(ctx context.Context, g *Group) (log event.Log, first uint64, err error) {
-	err = h.request(ctx, func(ctx context.Context) error {
+	err = h.request(ctx, g, func(ctx context.Context) error {
 		s, err := h.js.Stream(ctx, g.subject.stream)
 		if err != nil {
 			return fmt.Errorf("ask for stream %s: %w", g.subject.stream, err)
@@ -289,7 +297,7 @@ func (h *Hub) oldest(ctx context.Context, g *Group) (uint64, error) {
 		Sequence uint64 `json:"seq"`
 		Subject  string `json:"next_by_subj"`
 	}{1, g.subject.filter}
-	if err := h.ask(ctx, "$JS.API.STREAM.MSG.GET."+g.subject.stream, query, &answer); err != nil {
+	if err := h.ask(ctx, g, "$JS.API.STREAM.MSG.GET."+g.subject.stream, query, &answer); err != nil {
 		return 0, fmt.Errorf("ask for the oldest event: %w", err)
 	}
 	if answer.Error != nil && answer.Error.ErrorCode != errCodeNoMessageFound {
@@ -298,45 +306,13 @@ func (h *Hub) oldest(ctx context.Context, g *Group) (uint64, error) {
 	return answer.Message.Sequence, nil
 }
 
-// count is the number of groups of g's kind that its application has, on all edges.
-func (h *Hub) count(ctx context.Context, g *Group) (n int, err error) {
-	const kind = ofApplication + 1 + ofKey + 1 // where a name says it
-	mine := prefix(g.key.Application) + "-"
-	for offset, total := 0, 1; offset < total; {
-		var page struct {
-			Total     int                 `json:"total"`
-			Consumers []string            `json:"consumers"`
-			Error     *jetstream.APIError `json:"error"`
-		}
-		query := struct {
-			Offset int `json:"offset"`
-		}{offset}
-		if err := h.ask(ctx, "$JS.API.CONSUMER.NAMES."+g.subject.stream, query, &page); err != nil {
-			return 0, fmt.Errorf("list the consumers of %s: %w", g.subject.stream, err)
-		}
-		if page.Error != nil {
-			return 0, fmt.Errorf("list the consumers of %s: %w", g.subject.stream, page.Error)
-		}
-		for _, name := range page.Consumers {
-			if strings.HasPrefix(name, mine) && len(name) > kind && name[kind:kind+1] == g.key.kind() {
-				n++
-			}
-		}
-		if total = page.Total; len(page.Consumers) == 0 {
-			break
-		}
-		offset += len(page.Consumers)
-	}
-	return n, nil
-}
-
 // ask sends a request of the JetStream API.
-func (h *Hub) ask(ctx context.Context, to string, query, answer any) error {
+func (h *Hub) ask(ctx context.Context, g *Group, to string, query, answer any) error {
 	body, err := json.Marshal(query)
 	if err != nil {
 		return err
 	}
-	return h.request(ctx, func(ctx context.Context) error {
+	return h.request(ctx, g, func(ctx context.Context) error {
 		msg, err := h.js.Conn().RequestWithContext(ctx, to, body)
 		if err != nil {
 			return err

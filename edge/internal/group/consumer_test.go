@@ -1,6 +1,7 @@
 package group
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -211,5 +212,39 @@ func TestLossesOfAnotherLogAndBeyondTheBoundCountForNothing(t *testing.T) {
 	l.drop("b")
 	if len(l.of) != 0 || l.all != 0 {
 		t.Errorf("%d are left", l.all)
+	}
+}
+
+func TestWhatPublicReadersLoseLeavesRoomForWhatMembersLose(t *testing.T) {
+	l := losses{of: map[string]map[uint64]loss{}}
+	name := func(public bool, n int) string {
+		return Key{Application: "a", Public: public, Name: fmt.Sprint(n)}.subjects(1).name()
+	}
+	const each = 1024
+	for n := range 2 * maxLosses / each { // groups that were left with events in flight, and then the log forgot them
+		for seq := range uint64(each) {
+			l.add(name(true, n), seq+1, 7, 0)
+		}
+	}
+	if l.all != maxLosses/publicShare {
+		t.Errorf("%d events are remembered, want %d", l.all, maxLosses/publicShare)
+	}
+	for n := range 8 {
+		l.add(name(false, n), 1, 7, 0)
+		if first := l.first(name(false, n), 7, time.Hour); first != 1 {
+			t.Errorf("what group %d of the members has lost is not known", n)
+		}
+	}
+	l.remove(name(true, 0), 0, each+1)
+	l.claim(name(true, 1), 1, 0)
+	l.tidy(claimKept)
+	if want := maxLosses/publicShare - each - 1; l.public != want || l.all != want+8 {
+		t.Errorf("%d and %d are remembered, want %d and 8 more", l.public, l.all, want)
+	}
+	for n := range 2 * maxLosses / each {
+		l.drop(name(true, n))
+	}
+	if l.public != 0 || l.all != 8 {
+		t.Errorf("%d and %d are remembered after the public readers' groups are gone", l.public, l.all)
 	}
 }

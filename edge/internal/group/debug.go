@@ -15,7 +15,7 @@ type Status struct {
 	Application string  `json:"application"`
 	Channel     *string `json:"channel,omitempty"`
 	Group       string  `json:"group"`
-	Anonymous   bool    `json:"anonymous"`
+	Public      bool    `json:"public"` // of those who read the application only because it is public
 	Stream      string  `json:"stream"`
 	Consumer    string  `json:"consumer"` // as the nats command line knows it
 	Members     int     `json:"members"`
@@ -37,7 +37,7 @@ func (g *Group) status(now time.Duration) Status {
 	defer g.mu.Unlock()
 	r := &g.rotation
 	s := Status{
-		Application: g.key.Application, Group: g.key.Name, Anonymous: g.key.Anonymous,
+		Application: g.key.Application, Group: g.key.Name, Public: g.key.Public,
 		Stream: g.subject.stream, Consumer: g.subject.consumer,
 		Members: r.members, Waiting: len(r.back) + r.fresh.len(),
 		Given: r.stats.given, Repeated: r.stats.returned, Redelivered: r.stats.repeated, Expired: r.stats.expired,

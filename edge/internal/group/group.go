@@ -1,7 +1,7 @@
 // Package group splits the events of an application between sockets that share a
 // group_id, and acknowledges what they have received.
 //
-// For each application, channel, kind of principal and group_id there is one durable push
+// For each application, channel, kind of reader (member or public) and group_id there is one durable push
 // consumer in JetStream, whose deliver group is a NATS queue group. Each ready member has
 // one queue subscription, so that NATS weights every edge by its members; on one edge they
 // share a rotation.
@@ -68,7 +68,11 @@ func (s subjects) name() string { return s.stream + "." + s.consumer }
 
 func newGroup(h *Hub, key Key, s subjects, inbound chan *nats.Msg) *Group {
 	g := &Group{hub: h, key: key, subject: s, inbound: inbound, opened: make(chan struct{})}
-	g.rotation = newRotation(h.config.limits(), h.room)
+	room := h.room
+	if key.Public {
+		room = h.publicRoom
+	}
+	g.rotation = newRotation(h.config.limits(room), room)
 	return g
 }
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -48,15 +47,19 @@ const (
 
 	tidyEvery = time.Second
 
-	// roomShare is the part of all groups' bytes that one of them may have.
+	// roomShare is the part of a room's bytes that one group may have.
 	roomShare = 4
+
+	// publicShare is the part of what members and public readers both need that the latter
+	// may have, so that members always find room.
+	publicShare = 2
 )
 
 // What Join returns, wrapped.
 var (
 	ErrUnavailable   = errors.New("group is not available")
 	ErrTooManyGroups = errors.New("too many groups of this application")
-	ErrTooManyNew    = errors.New("too many new groups from this address")
+	ErrTooManyPublic = errors.New("too many groups of public readers")
 )
 
 // Config is what a Hub needs to know.
@@ -76,9 +79,9 @@ type Config struct {
 	Workers int
 }
 
-func (c Config) limits() limits {
+func (c Config) limits(r *room) limits {
 	return limits{
-		window: c.Groups.MemberInFlight, group: c.Groups.InFlight, share: c.Bytes / roomShare, ackWait: c.Groups.AckWait,
+		window: c.Groups.MemberInFlight, group: c.Groups.InFlight, share: r.limit / roomShare, ackWait: c.Groups.AckWait,
 	}
 }
 
@@ -103,9 +106,12 @@ type Hub struct {
 	queue   *queueOfGroups
 	readers []chan *nats.Msg
 	drains  drains
-	slots   chan struct{} // requests about consumers that are under way
 	quota   *quota
 	losses  losses
+
+	publicRoom  *room         // what public readers' groups may have of room
+	slots       chan struct{} // requests about consumers that are under way
+	publicSlots chan struct{} // of these, those about public readers' groups
 
 	context context.Context // of Run
 	cancel  context.CancelFunc
@@ -135,9 +141,11 @@ func New(cfg Config, nc, requests *nats.Conn, streams Streams, log *zap.Logger, 
 	h := &Hub{
 		config: cfg, nc: nc, js: js, streams: streams, log: log, start: time.Now(),
 		room: &room{limit: cfg.Bytes}, queue: newQueueOfGroups(), quota: newQuota(cfg.Limits),
-		slots: make(chan struct{}, requestsAtOnce), drains: drains{nc: nc}, losses: losses{of: map[string]map[uint64]loss{}},
+		slots: make(chan struct{}, requestsAtOnce), publicSlots: make(chan struct{}, requestsAtOnce/publicShare),
+		drains: drains{nc: nc}, losses: losses{of: map[string]map[uint64]loss{}},
 		groups: map[Key]*Group{}, byDeliver: map[string]*Group{}, byConsumer: map[string]*Group{}, retentions: map[int]retention{},
 	}
+	h.publicRoom = &room{limit: cfg.Bytes / publicShare, within: h.room}
 	for range cfg.Workers {
 		h.readers = append(h.readers, make(chan *nats.Msg, inboundMessages))
 	}
@@ -231,23 +239,15 @@ func (h *Hub) receive(list []*nats.Msg) {
 }
 
 // Join makes socket a member of a group: what JetStream acknowledges after Join has
-// returned comes to some member. The member must Leave in the end. address is where an
-// anonymous client comes from. The error wraps ErrUnavailable, ErrTooManyGroups or
-// ErrTooManyNew, or is the context's.
-func (h *Hub) Join(ctx context.Context, key Key, address string, socket Socket) (*Member, error) {
-	g, err := h.pin(key, address)
+// returned comes to some member. The member must Leave in the end. A group that is there
+// may always be joined; by is who makes it if it is not. The error wraps ErrUnavailable,
+// ErrTooManyGroups or ErrTooManyPublic, or is a *TooManyNew or the context's.
+func (h *Hub) Join(ctx context.Context, key Key, by Maker, socket Socket) (*Member, error) {
+	g, err := h.find(ctx, key, by)
 	if err != nil {
 		return nil, err
 	}
 	defer g.unpin()
-	select {
-	case <-g.opened:
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	if g.failed != nil {
-		return nil, g.failed
-	}
 	g.mu.Lock()
 	g.sockets++
 	left, place := g.left, g.seen.place()
@@ -257,6 +257,30 @@ func (h *Hub) Join(ctx context.Context, key Key, address string, socket Socket) 
 		h.lookBack(ctx, g, h.start.Add(left), place)
 	}
 	return newMember(g, socket), nil
+}
+
+// find gives a group that is open, pinned. If somebody else is about to make it and has made
+// too many, that says nothing about whoever waits for it: then by makes it.
+func (h *Hub) find(ctx context.Context, key Key, by Maker) (*Group, error) {
+	for {
+		g, opener, err := h.pin(key, by)
+		if err != nil {
+			return nil, err
+		}
+		select {
+		case <-g.opened:
+			err = g.failed
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+		if err == nil {
+			return g, nil
+		}
+		g.unpin()
+		if opener || !errors.As(err, new(*TooManyNew)) {
+			return nil, err
+		}
+	}
 }
 
 // lookBack finds out whether the log may have forgotten events behind a place that came since
@@ -274,29 +298,30 @@ func (h *Hub) lookBack(ctx context.Context, g *Group, left time.Time, place uint
 	g.mu.Unlock()
 }
 
-// pin finds the group or begins to open it. It is not forgotten until unpin.
-func (h *Hub) pin(key Key, address string) (*Group, error) {
+// pin finds the group or begins to open it, which makes by its opener. It is not forgotten
+// until unpin.
+func (h *Hub) pin(key Key, by Maker) (g *Group, opener bool, err error) {
 	shards, err := h.streams.Shards()
 	if err = errors.Join(err, h.context.Err()); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return nil, false, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	g := h.groups[key]
-	if g == nil {
+	g = h.groups[key]
+	if opener = g == nil; opener {
 		s := key.subjects(shards)
 		g = newGroup(h, key, s, h.readers[len(h.groups)%len(h.readers)])
 		h.groups[key], h.byDeliver[s.deliver], h.byConsumer[s.name()] = g, g, g
 		h.opening.Add(1)
 		go func() {
 			defer h.opening.Done()
-			h.open(g, address)
+			h.open(g, by)
 		}()
 	}
 	g.mu.Lock()
 	g.pins++
 	g.mu.Unlock()
-	return g, nil
+	return g, opener, nil
 }
 
 func (g *Group) unpin() {
@@ -307,12 +332,12 @@ func (g *Group) unpin() {
 }
 
 // open opens g for all that wait for it. It does not depend on the first of them.
-func (h *Hub) open(g *Group, address string) {
+func (h *Hub) open(g *Group, by Maker) {
 	ctx, cancel := context.WithTimeout(h.context, openTimeout)
 	defer cancel()
-	err := h.ensure(ctx, g, address)
+	err := h.ensure(ctx, g, by)
 	if err != nil {
-		if !errors.Is(err, ErrTooManyGroups) && !errors.Is(err, ErrTooManyNew) {
+		if !isLimit(err) {
 			err = fmt.Errorf("%w: %w", ErrUnavailable, err)
 			h.log.Warn("open group", zap.Stringer("group", g.key), zap.Error(err))
 		}
@@ -423,19 +448,3 @@ func (h *Hub) Drain(ctx context.Context) {
 		}
 	}
 }
-
-// room bounds the bytes of events that groups hold.
-type room struct {
-	limit int64
-	bytes atomic.Int64
-}
-
-func (r *room) take(n int) bool {
-	if r.bytes.Add(int64(n)) > r.limit {
-		r.give(n)
-		return false
-	}
-	return true
-}
-
-func (r *room) give(n int) { r.bytes.Add(-int64(n)) }

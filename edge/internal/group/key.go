@@ -20,7 +20,7 @@ type Key struct {
 	Application string
 	Channel     string // the events' subject attribute, if ByChannel
 	ByChannel   bool
-	Anonymous   bool // groups of those who have not signed in are their own
+	Public      bool // of those who read the application only because it is public; its members' are others
 	Name        string
 }
 
@@ -44,22 +44,41 @@ const (
 
 // Consumer is the name of the group's consumer in its stream:
 // "<application hash>-<key hash>-<s or a>-<application>-<group>", where the last two are
-// encoded as in subjects and cut, for people to read. The hashes are of SHA-256. What
-// JetStream does not allow to be changed must be part of the key.
+// encoded as in subjects and cut, for people to read. The hashes are of SHA-256. The letter
+// says whose the group is: s stands for the application's members, who have signed in, and a
+// for anybody. What JetStream does not allow to be changed must be part of the key.
 func (k Key) Consumer() string {
 	return prefix(k.Application) + "-" + k.hash() + "-" + k.kind() + "-" + short(k.Application) + "-" + short(k.Name)
 }
 
-// kind tells the groups of those who have signed in from the others.
+const (
+	kindMembers = "s"
+	kindPublic  = "a"
+
+	kindAt = ofApplication + 1 + ofKey + 1 // where a consumer's name says it
+)
+
+// kind tells the groups of members from those of public readers.
 func (k Key) kind() string {
-	if k.Anonymous {
-		return "a"
+	if k.Public {
+		return kindPublic
 	}
-	return "s"
+	return kindMembers
 }
 
-// account is what a group counts for.
-func (k Key) account() string { return k.kind() + k.Application }
+// account is what a group counts for: the public readers of an application are one, and its
+// members another.
+func (k Key) account() string { return k.kind() + prefix(k.Application) }
+
+// accountOf is the account of the group that a consumer is of. It is false for a consumer
+// that is no group's.
+func accountOf(consumer string) (account string, public, ok bool) {
+	if len(consumer) <= kindAt || consumer[ofApplication] != '-' || consumer[kindAt-1] != '-' {
+		return "", false, false
+	}
+	kind := consumer[kindAt : kindAt+1]
+	return kind + consumer[:ofApplication], kind == kindPublic, true
+}
 
 // prefix begins the names of all consumers of an application.
 func prefix(application string) string {
@@ -69,7 +88,7 @@ func prefix(application string) string {
 
 func (k Key) hash() string {
 	h := sha256.New()
-	for _, part := range []string{k.Application, strconv.FormatBool(k.ByChannel), k.Channel, strconv.FormatBool(k.Anonymous), k.Name} {
+	for _, part := range []string{k.Application, strconv.FormatBool(k.ByChannel), k.Channel, strconv.FormatBool(k.Public), k.Name} {
 		// The length before each part, so that no two keys run together.
 		h.Write([]byte(strconv.Itoa(len(part)) + ":" + part))
 	}
@@ -99,8 +118,8 @@ func (k Key) String() string {
 		b.WriteString("/" + strconv.Quote(k.Channel))
 	}
 	b.WriteString(" group " + strconv.Quote(k.Name))
-	if k.Anonymous {
-		b.WriteString(" (anonymous)")
+	if k.Public {
+		b.WriteString(" (public readers)")
 	}
 	return b.String()
 }

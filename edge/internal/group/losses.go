@@ -25,7 +25,8 @@ const (
 	claimKept = 10 * time.Second
 
 	// maxLosses bounds the events that are remembered, of one group and of all. Of one group
-	// the oldest matters: a gap begins there.
+	// the oldest matters: a gap begins there. Public readers' groups have at most their share,
+	// so that what members are not told is never their doing.
 	maxLossesOfOne = 4 << 10
 	maxLosses      = 64 << 10
 )
@@ -37,9 +38,10 @@ const (
 //
 // Any goroutine may call it.
 type losses struct {
-	mu  sync.Mutex
-	of  map[string]map[uint64]loss // by a consumer's full name and the event's sequence
-	all int
+	mu     sync.Mutex
+	of     map[string]map[uint64]loss // by a consumer's full name and the event's sequence
+	all    int
+	public int // of all, those of public readers' groups
 }
 
 type loss struct {
@@ -74,16 +76,31 @@ func (l *losses) lose(consumer string, seq uint64, log event.Log, now time.Durat
 func (l *losses) set(consumer string, seq uint64, is loss) {
 	mine := l.of[consumer]
 	if _, there := mine[seq]; !there {
-		if len(mine) >= maxLossesOfOne || l.all >= maxLosses {
+		if len(mine) >= maxLossesOfOne || l.all >= maxLosses || l.public >= maxLosses/publicShare && ofPublic(consumer) {
 			return
 		}
-		l.all++
+		l.count(consumer, 1)
 	}
 	if mine == nil {
 		mine = map[uint64]loss{}
 		l.of[consumer] = mine
 	}
 	mine[seq] = is
+}
+
+// count notes that n more events of a consumer are remembered. mu is held.
+func (l *losses) count(consumer string, n int) {
+	l.all += n
+	if ofPublic(consumer) {
+		l.public += n
+	}
+}
+
+// ofPublic says whether a consumer, by its full name, is that of a public readers' group.
+func ofPublic(consumer string) bool {
+	_, name, _ := strings.Cut(consumer, ".")
+	_, public, _ := accountOf(name)
+	return public
 }
 
 // tidy forgets claims that nobody needs any more.
@@ -94,7 +111,7 @@ func (l *losses) tidy(now time.Duration) {
 		for seq, is := range mine {
 			if is.claimed && now-is.heard >= claimKept {
 				delete(mine, seq)
-				l.all--
+				l.count(consumer, -1)
 			}
 		}
 		if len(mine) == 0 {
@@ -111,7 +128,7 @@ func (l *losses) remove(consumer string, after, before uint64) {
 	for seq := range mine {
 		if after < seq && seq < before {
 			delete(mine, seq)
-			l.all--
+			l.count(consumer, -1)
 		}
 	}
 	if len(mine) == 0 {
@@ -123,7 +140,7 @@ func (l *losses) remove(consumer string, after, before uint64) {
 func (l *losses) drop(consumer string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.all -= len(l.of[consumer])
+	l.count(consumer, -len(l.of[consumer]))
 	delete(l.of, consumer)
 }
 

@@ -83,6 +83,9 @@ func newMember(g *Group, s Socket) *Member {
 	return &Member{group: g, socket: s, tag: binary.BigEndian.Uint64(tag[:]), window: firstWindow}
 }
 
+// OfMembers says whether the group is one of the application's members.
+func (m *Member) OfMembers() bool { return !m.group.key.Public }
+
 // Deflate has the member's events compressed. It is called before Open.
 func (m *Member) Deflate() { m.packs = true }
 

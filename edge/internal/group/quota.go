@@ -3,163 +3,173 @@ package group
 import (
 	"context"
 	"fmt"
+	"maps"
+	"strconv"
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/singleflight"
 
 	"canopy/shared/config"
 )
 
-const (
-	// newcomersPer is the time for which new groups of one address are counted.
-	newcomersPer = time.Hour
+// countFor is how long it is remembered which groups a stream has.
+const countFor = 10 * time.Second
 
-	// countFor is how long the number of an application's groups is remembered.
-	countFor = 10 * time.Second
-
-	// maxRemembered bounds the addresses and applications that are told apart.
-	maxRemembered = 64 << 10
-)
-
-// quota bounds the groups that are made. Any goroutine may call it.
+// quota bounds the groups that are made. Those of an application's members and those of its
+// public readers are counted apart. Any goroutine may call it.
 type quota struct {
-	perApplication, perAddress int
+	perApplication int
+	makers         makers
 
-	counting singleflight.Group // lists of consumers that are under way, by application
+	counting singleflight.Group // of streams, by shard and kind: members do not wait for others' slots
 
-	mu        sync.Mutex
-	began     time.Time // of this hour
-	addresses map[string]int
-	counts    map[string]counted
+	mu       sync.Mutex
+	censuses map[int]*census // by shard; those that are too old are not believed
 }
 
-// counted is how many groups an application had at a time, with those made since.
-type counted struct {
-	at time.Time
-	n  int
+// census is which groups a stream had at a time, with those made since.
+type census struct {
+	at     time.Time
+	most   int            // consumers that the stream may have, 0 or less for any number
+	public int            // groups of public readers, of all applications
+	of     map[string]int // groups, by their account
 }
 
 func newQuota(l config.Limits) *quota {
 	return &quota{
-		perApplication: l.GroupsPerApplication, perAddress: l.NewGroupsPerAddress,
-		addresses: map[string]int{}, counts: map[string]counted{},
+		perApplication: l.GroupsPerApplication, makers: newMakers(l, time.Now), censuses: map[int]*census{},
 	}
 }
 
-// allow says why g, which does not exist yet, may not be made, or nil. Groups of those who
-// have signed in and of others are counted apart. Of an address's new groups forgive must
-// be called if none was made.
-func (h *Hub) allow(ctx context.Context, g *Group, address string) error {
-	if g.key.Anonymous && !h.quota.newcomer(address, time.Now()) {
-		return ErrTooManyNew
+// allow says why g, which does not exist yet, may not be made, or nil, and then what it was
+// counted for: that must be undone if it is not made.
+func (h *Hub) allow(ctx context.Context, g *Group, by Maker) (bookings, error) {
+	booked, err := h.quota.makers.book(g.key, by)
+	if err == nil {
+		if err = h.allowOneMore(ctx, g); err != nil {
+			booked.undo()
+		}
 	}
-	err := h.allowOneMore(ctx, g)
-	if err != nil {
-		h.quota.forgive(g, address)
-	}
-	return err
-}
-
-// forgive takes back that address has made g. An address that has made nothing else is
-// forgotten, so that those who are refused push out nobody.
-func (q *quota) forgive(g *Group, address string) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	switch n := q.addresses[address]; {
-	case !g.key.Anonymous:
-	case n > 1:
-		q.addresses[address] = n - 1
-	case n == 1:
-		delete(q.addresses, address)
-	}
+	return booked, err
 }
 
 func (h *Hub) allowOneMore(ctx context.Context, g *Group) error {
-	limit := h.quota.perApplication
-	if limit <= 0 {
+	if h.quota.perApplication <= 0 && !g.key.Public {
 		return nil
 	}
-	n, fresh := h.quota.known(g.key.account(), time.Now())
-	if !fresh {
-		var err error
-		if n, err = h.countOnce(ctx, g); err != nil {
+	for {
+		counted, err := h.quota.add(g.subject.shard, g.key, time.Now())
+		if counted || err != nil {
+			return err
+		}
+		if err := h.countOnce(ctx, g); err != nil {
 			return err
 		}
 	}
-	if n >= limit {
-		return fmt.Errorf("%w: %d", ErrTooManyGroups, n)
+}
+
+// add counts one more group, unless the error says that there are too many. It is false if
+// that is not known.
+func (q *quota) add(shard int, key Key, now time.Time) (counted bool, _ error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	c := q.censuses[shard]
+	if c == nil || now.Sub(c.at) >= countFor {
+		return false, nil
 	}
-	if !h.quota.add(g.key.account(), n, time.Now()) {
-		return fmt.Errorf("%w: %d", ErrTooManyGroups, limit) // others came at the same time
+	if n := c.of[key.account()]; q.perApplication > 0 && n >= q.perApplication {
+		return false, fmt.Errorf("%w: %d", ErrTooManyGroups, n)
 	}
-	return nil
+	if key.Public {
+		if c.most > 0 && c.public >= c.most/publicShare {
+			return false, fmt.Errorf("%w in this stream: %d", ErrTooManyPublic, c.public)
+		}
+		c.public++
+	}
+	c.of[key.account()]++
+	return true, nil
+}
+
+// learn takes what a stream has, and forgets what is too old.
+func (q *quota) learn(shard int, c *census) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	maps.DeleteFunc(q.censuses, func(_ int, old *census) bool { return c.at.Sub(old.at) >= countFor })
+	q.censuses[shard] = c
 }
 
 // countOnce is count for many that ask at the same time: thousands of new groups must not
 // each list thousands of consumers. It waits no longer than ctx.
-func (h *Hub) countOnce(ctx context.Context, g *Group) (int, error) {
-	counted := h.quota.counting.DoChan(g.key.account(), func() (any, error) {
+func (h *Hub) countOnce(ctx context.Context, g *Group) error {
+	counted := h.quota.counting.DoChan(g.key.kind()+strconv.Itoa(g.subject.shard), func() (any, error) {
 		ctx, cancel := context.WithTimeout(h.context, namesTimeout)
 		defer cancel()
-		return h.count(ctx, g)
+		c, err := h.count(ctx, g)
+		if err == nil {
+			h.quota.learn(g.subject.shard, c)
+		}
+		return nil, err
 	})
 	select {
 	case r := <-counted:
-		if r.Err != nil {
-			return 0, r.Err
-		}
-		return r.Val.(int), nil
+		return r.Err
 	case <-ctx.Done():
-		return 0, ctx.Err()
+		return ctx.Err()
 	}
 }
 
-func (q *quota) known(application string, now time.Time) (n int, fresh bool) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	c, ok := q.counts[application]
-	return c.n, ok && now.Sub(c.at) < countFor
-}
-
-// add counts one more group of application, unless there are too many. n is how many there
-// were, if nothing newer is known: others may have asked at the same time, and been faster.
-func (q *quota) add(application string, n int, now time.Time) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	c, ok := q.counts[application]
-	if !ok || now.Sub(c.at) >= countFor {
-		if len(q.counts) >= maxRemembered {
-			clear(q.counts) // they are asked for again
+// count finds out which groups there are in g's stream, on all edges, and how many of them it
+// may have.
+func (h *Hub) count(ctx context.Context, g *Group) (*census, error) {
+	c := &census{of: map[string]int{}}
+	err := h.request(ctx, g, func(ctx context.Context) error {
+		s, err := h.js.Stream(ctx, g.subject.stream)
+		if err != nil {
+			return fmt.Errorf("ask for stream %s: %w", g.subject.stream, err)
 		}
-		c = counted{now, n}
+		c.most = s.CachedInfo().Config.MaxConsumers
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
-	if c.n >= q.perApplication {
-		q.counts[application] = c
-		return false
+	for offset, total := 0, 1; offset < total; {
+		var page struct {
+			Total     int                 `json:"total"`
+			Consumers []string            `json:"consumers"`
+			Error     *jetstream.APIError `json:"error"`
+		}
+		query := struct {
+			Offset int `json:"offset"`
+		}{offset}
+		if err := h.ask(ctx, g, "$JS.API.CONSUMER.NAMES."+g.subject.stream, query, &page); err != nil {
+			return nil, fmt.Errorf("list the consumers of %s: %w", g.subject.stream, err)
+		}
+		if page.Error != nil {
+			return nil, fmt.Errorf("list the consumers of %s: %w", g.subject.stream, page.Error)
+		}
+		for _, name := range page.Consumers {
+			c.note(name)
+		}
+		if total = page.Total; len(page.Consumers) == 0 {
+			break
+		}
+		offset += len(page.Consumers)
 	}
-	c.n++
-	q.counts[application] = c
-	return true
+	c.at = time.Now()
+	return c, nil
 }
 
-// newcomer counts a new group of an address, unless it has made too many in this hour.
-func (q *quota) newcomer(address string, now time.Time) bool {
-	if q.perAddress <= 0 {
-		return true
+// note counts the group that a consumer is of.
+func (c *census) note(consumer string) {
+	account, public, ok := accountOf(consumer)
+	if !ok {
+		return
 	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if now.Sub(q.began) >= newcomersPer {
-		q.began = now
-		clear(q.addresses)
+	c.of[account]++
+	if public {
+		c.public++
 	}
-	if _, ok := q.addresses[address]; !ok && len(q.addresses) >= maxRemembered {
-		address = "" // all further ones share one account
-	}
-	if q.addresses[address] >= q.perAddress {
-		return false
-	}
-	q.addresses[address]++
-	return true
 }

@@ -9,21 +9,24 @@ import (
 	"time"
 
 	"canopy/edge/internal/authn"
+	"canopy/edge/internal/authz"
 	"canopy/edge/internal/procs"
 )
 
 // question is what sessions have in common whose access is one matter: the same
-// principal, signed in the same way, and the same application.
+// principal, signed in the same way, the same application, and the least access to it that
+// they need.
 type question struct {
 	kind        authn.Kind
 	user        string
 	roles       string
 	key         [32]byte
 	application string
+	least       authz.Access
 }
 
-func newQuestion(p authn.Principal, application string) question {
-	return question{p.Kind, p.User, fmt.Sprintf("%q", p.Roles), p.KeyID, application}
+func newQuestion(p authn.Principal, application string, least authz.Access) question {
+	return question{p.Kind, p.User, fmt.Sprintf("%q", p.Roles), p.KeyID, application, least}
 }
 
 // access is one question with the number of sessions that it is about.
@@ -50,7 +53,7 @@ type accesses struct {
 // access when that was asked for at known. It returns the question, nil for a session that
 // has left, which stays out.
 func (a *accesses) join(s *Session, p authn.Principal, known time.Time) *access {
-	asked := newQuestion(p, s.Application)
+	asked := newQuestion(p, s.Application, s.least())
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if s.left {
@@ -163,7 +166,8 @@ func (a *accesses) len() int {
 // ask asks about one question, and remembers an answer that says yes: so it counts for as
 // long as it may, however many others are asked about.
 func (r *Registry) ask(ctx context.Context, one *access) (ok bool, err error) {
-	ok, asked, err := r.authz.StillMayRead(ctx, one.principal, one.application, r.accesses.knownOf(one))
+	as, asked, err := r.authz.StillMayRead(ctx, one.principal, one.application, r.accesses.knownOf(one))
+	ok = as >= one.least
 	if ok && err == nil {
 		r.accesses.learn(one, asked)
 	}

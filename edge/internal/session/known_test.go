@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"canopy/edge/internal/authn"
+	"canopy/edge/internal/authz"
 )
 
 // memory says yes, as of when it is told to, and remembers what was known before.
@@ -14,9 +15,9 @@ type memory struct {
 	known []time.Time
 }
 
-func (o *memory) StillMayRead(_ context.Context, _ authn.Principal, _ string, known time.Time) (bool, time.Time, error) {
+func (o *memory) StillMayRead(_ context.Context, _ authn.Principal, _ string, known time.Time) (authz.Access, time.Time, error) {
 	o.known = append(o.known, known)
-	return true, o.asked, nil
+	return authz.Member, o.asked, nil
 }
 
 func (o *memory) Changed() <-chan struct{} { return nil }

@@ -86,8 +86,8 @@ func (r *Registry) recheck(ctx context.Context, asking *errgroup.Group) {
 }
 
 // judge asks about one question, and has its sessions end that may not read their
-// application any more, and those of which nobody can tell for longer than the source of
-// access allows.
+// application any more, or not as what they read it, and those of which nobody can tell for
+// longer than the source of access allows.
 func (r *Registry) judge(ctx context.Context, one *access) {
 	switch ok, err := r.ask(ctx, one); {
 	case err != nil:

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"canopy/edge/internal/authn"
+	"canopy/edge/internal/authz"
 )
 
 // recheckAll asks about all sessions and waits for the answers.
@@ -30,8 +31,11 @@ type source struct {
 	ended   map[string]Closing // what came of it, by user
 }
 
-func (c *source) StillMayRead(_ context.Context, p authn.Principal, _ string, _ time.Time) (bool, time.Time, error) {
-	return c.ask(p.User), time.Now(), nil
+func (c *source) StillMayRead(_ context.Context, p authn.Principal, _ string, _ time.Time) (authz.Access, time.Time, error) {
+	if !c.ask(p.User) {
+		return authz.None, time.Now(), nil
+	}
+	return authz.Member, time.Now(), nil
 }
 
 func (c *source) Changed() <-chan struct{} {

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"canopy/edge/internal/authn"
+	"canopy/edge/internal/authz"
 	"canopy/edge/internal/procs"
 	"canopy/edge/internal/ws"
 	"canopy/shared/config"
@@ -33,10 +34,10 @@ type Authenticator interface {
 
 // Authorizer says who may still read what, and when to ask again.
 type Authorizer interface {
-	// StillMayRead reports whether p may read an application, and when what that goes by
+	// StillMayRead reports as what p may read an application, and when what that goes by
 	// was asked. p had access when that was asked at known, zero if it never was. An error
 	// says that nobody can tell for longer than that counts.
-	StillMayRead(ctx context.Context, p authn.Principal, application string, known time.Time) (ok bool, asked time.Time, err error)
+	StillMayRead(ctx context.Context, p authn.Principal, application string, known time.Time) (as authz.Access, asked time.Time, err error)
 	Changed() <-chan struct{}
 }
 

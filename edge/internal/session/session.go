@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"canopy/edge/internal/authn"
+	"canopy/edge/internal/authz"
 	"canopy/edge/internal/feed"
 	"canopy/edge/internal/group"
 	"canopy/edge/internal/ws"
@@ -71,6 +72,15 @@ const (
 
 // Principal is who the client is.
 func (s *Session) Principal() authn.Principal { return *s.principal.Load() }
+
+// least is the access that the session needs to stay open: in a group of the application's
+// members whoever is none any more must not take their events.
+func (s *Session) least() authz.Access {
+	if s.Member != nil && s.Member.OfMembers() {
+		return authz.Member
+	}
+	return authz.Public
+}
 
 // Close ends the session once: the close frame goes behind the events that were already
 // written. It does not block and may be called from anywhere but OnWritten.
