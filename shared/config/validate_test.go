@@ -138,6 +138,7 @@ func TestValidateIngestSaysWhatIsWrong(t *testing.T) {
 		{"KAFKA__PROPERTIES__SECURITY_PROTOCOL=ssl KAFKA__PROPERTIES__SSL_CERTIFICATE_LOCATION=c", []string{"SSL_KEY_LOCATION"}},
 		{"KAFKA__PROPERTIES__SSL_ENDPOINT_IDENTIFICATION_ALGORITHM=", []string{"expected https or none"}},
 		{"INGEST__TOPICS=", []string{"expected topics"}},
+		{"INGEST__TOPICS=^(events|evt)-.*,!^.*[-._](dlt|retry)([-._].*)?$,!a,b", nil},
 		{"INGEST__TOPICS=!^.*-dlt$,!a", []string{"expected topics"}},
 		{"INGEST__TOPICS=!,^a,!^(", []string{"expected a pattern", `instead of ""`}},
 		{"INGEST__TOPICS=^(,a/b", []string{"expected a pattern"}},

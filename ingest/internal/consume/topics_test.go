@@ -39,6 +39,10 @@ func TestMatcherTakesWholeNamesAndPatternsButWhatIsLeftOut(t *testing.T) {
 			"one": true, "events-a": true, "events-a-dlt": false, "events-a-retry-0": false, "events-dlt-a": true,
 			"events-z": false, "events-zz": true, "dlt": false,
 		}},
+		{[]string{"^(events|evt)-.*", `!^.*[-._](dlt|retry)([-._].*)?$`}, map[string]bool{ // README's
+			"events-a": true, "events-dlt-a": false, "events-adlt": true, "events-a-dlt": false, "events-a.dlt": false,
+			"events-a_retry": false, "events-a-retry-0": false, "events-a-retry0": true,
+		}},
 	} {
 		choice, err := chooseTopics(c.setting)
 		if err != nil {
