@@ -24,7 +24,6 @@ type hand struct {
 	shards    int
 	converter *convert.Converter
 	publisher *publish.Publisher
-	log       *zap.Logger
 	malformed *prometheus.CounterVec
 	misnamed  *prometheus.CounterVec
 
@@ -42,9 +41,8 @@ func newHand(shards int, c *convert.Converter, p *publish.Publisher, log *zap.Lo
 		shards:    shards,
 		converter: c,
 		publisher: p,
-		log:       log,
 		malformed: obs.Counters(reg, "canopy_ingest_malformed_total",
-			"Records that were skipped because they are no CloudEvents, or not ones of an application that they may be of, by reason.", "reason"),
+			"Records that were skipped, by reason: they are no CloudEvents, or may not be of the application that they name.", "reason"),
 		misnamed: obs.Counters(reg, "canopy_ingest_misnamed_total",
 			"Events that name another application than that of their topic, which they were given to, by the record's mode.",
 			"mode", modeBinary, modeStructured),

@@ -1,5 +1,6 @@
 // Package convert turns one Kafka record into one CloudEvent in JSON format, ready for
-// the log. It does no input or output, keeps no state and knows no Kafka client.
+// the log. It does no input or output, remembers nothing that changes a result, and knows no
+// Kafka client.
 //
 //	record                            event
 //	binary mode:                      one line of compact JSON, members in this order:

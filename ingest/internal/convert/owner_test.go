@@ -128,6 +128,7 @@ func TestAHashedTopicNeedsAnEventThatNamesItsApplication(t *testing.T) {
 		{"none, and the topic is that of an empty one", topic.Of(""), `null`, ""},
 		{"one whose topic is not a hashed one", "evt-acbd18db4cc2f85cedef654fccc4a4d8-foo", `"foo"`, ""},
 		{"its own, and the topic has another end", hashedFOO + "o", `"FOO"`, ""},
+		{"its own, and the topic is that of failed events", hashedFOO + "-dlt", `"FOO"`, ""},
 		{"a number", topic.Of("-7"), `-7`, "-7"},
 		{"a long one", topic.Of(strings.Repeat("x", 300)), `"` + strings.Repeat("x", 300) + `"`, strings.Repeat("x", 300)},
 		{"one that shares the topic's name up to the cut", topic.Of(strings.Repeat("x", 300)), `"` + strings.Repeat("x", 301) + `"`, ""},
