@@ -24,21 +24,30 @@ type hand struct {
 	shards    int
 	converter *convert.Converter
 	publisher *publish.Publisher
-	log       *zap.Logger
 	malformed *prometheus.CounterVec
-	limit     *rate.Limiter
-	silenced  int // malformed records that were not logged since the last that was
+	misnamed  *prometheus.CounterVec
+
+	// What happens in one log does not silence the other.
+	logMalformed, logMisnamed sampledLog
 }
+
+const (
+	modeBinary     = "binary"
+	modeStructured = "structured"
+)
 
 func newHand(shards int, c *convert.Converter, p *publish.Publisher, log *zap.Logger, reg prometheus.Registerer) *hand {
 	return &hand{
 		shards:    shards,
 		converter: c,
 		publisher: p,
-		log:       log,
 		malformed: obs.Counters(reg, "canopy_ingest_malformed_total",
-			"Records that are no CloudEvents and were skipped, by reason.", "reason"),
-		limit: rate.NewLimiter(rate.Every(time.Second), 10),
+			"Records that were skipped, by reason: they are no CloudEvents, or may not be of the application that they name.", "reason"),
+		misnamed: obs.Counters(reg, "canopy_ingest_misnamed_total",
+			"Events that name another application than that of their topic, which they were given to, by the record's mode.",
+			"mode", modeBinary, modeStructured),
+		logMalformed: newSampledLog(log),
+		logMisnamed:  newSampledLog(log),
 	}
 }
 
@@ -49,6 +58,9 @@ func (h *hand) Take(r consume.Record) {
 		h.skip(&r, err)
 		r.Partition.Settled(r.Index, publish.Refused)
 		return
+	}
+	if e.Misnamed {
+		h.tellMisnamed(&r, &e)
 	}
 	shard := subject.Shard(e.Application, h.shards)
 	h.publisher.Publish(&publish.Message{
@@ -69,8 +81,7 @@ func (h *hand) Flush() { h.publisher.Flush() }
 // Forget implements consume.Sink.
 func (h *hand) Forget(o publish.Owner) { h.publisher.Forget(o) }
 
-// skip counts and logs a record that is no event, without any of its contents. The log
-// is sampled: a whole topic of such records must not fill a disk.
+// skip counts and logs a record that becomes no event, without any of its contents.
 func (h *hand) skip(r *consume.Record, err error) {
 	reason, why := "unknown", err.Error()
 	var m *convert.Malformed
@@ -78,13 +89,40 @@ func (h *hand) skip(r *consume.Record, err error) {
 		reason = m.Reason
 	}
 	h.malformed.WithLabelValues(reason).Inc()
-	if !h.limit.Allow() {
-		h.silenced++
+	h.logMalformed.warn("record skipped: it is no event of an application", r, zap.String("reason", reason), zap.String("why", why))
+}
+
+// tellMisnamed counts and logs an event that names another application than its topic's.
+// That name is the sender's, and so is not logged.
+func (h *hand) tellMisnamed(r *consume.Record, e *convert.Event) {
+	mode := modeBinary
+	if e.Structured {
+		mode = modeStructured
+	}
+	h.misnamed.WithLabelValues(mode).Inc()
+	h.logMisnamed.warn("event names another application: its topic's gets it", r, zap.String("mode", mode))
+}
+
+// sampledLog logs records at a bounded rate: a whole topic of them must not fill a disk. It
+// is for one goroutine.
+type sampledLog struct {
+	log      *zap.Logger
+	limit    *rate.Limiter
+	silenced int // records that were not logged since the last that was
+}
+
+func newSampledLog(log *zap.Logger) sampledLog {
+	return sampledLog{log: log, limit: rate.NewLimiter(rate.Every(time.Second), 10)}
+}
+
+func (l *sampledLog) warn(text string, r *consume.Record, more ...zap.Field) {
+	if !l.limit.Allow() {
+		l.silenced++
 		return
 	}
-	h.log.Warn("record skipped: it is not a CloudEvent", zap.String("topic", r.Topic), zap.Int32("partition", r.Number),
-		zap.Int64("offset", r.Offset), zap.String("reason", reason), zap.String("why", why), zap.Int("not_logged_before", h.silenced))
-	h.silenced = 0
+	l.log.Warn(text, append(more, zap.String("topic", r.Topic), zap.Int32("partition", r.Number),
+		zap.Int64("offset", r.Offset), zap.Int("not_logged_before", l.silenced))...)
+	l.silenced = 0
 }
 
 // messageID names a record for JetStream's duplicate detection: topic, partition and

@@ -169,10 +169,10 @@ type Buffers struct {
 
 // Ingest holds what only ingest uses.
 type Ingest struct {
-	Topics      []string      `key:"topics" default:"^(events|evt)-.*" help:"Kafka topics, separated by commas: names, or patterns that begin with ^; a comma inside brackets belongs to its pattern"`
+	Topics      []string      `key:"topics" default:"^(events|evt)-.*" help:"Kafka topics, separated by commas: names, or patterns that begin with ^; one behind a ! is not read, such as !^.*-dlt$; a comma inside brackets belongs to its pattern. Topics that are not named as the cloud names an application's let their writers choose the application"`
 	Group       string        `key:"group" default:"canopy-ingest" help:"Kafka consumer group of all ingests"`
 	Start       string        `key:"start" default:"earliest" help:"where a new consumer group starts: earliest or latest"`
-	Application string        `key:"application" help:"application of records whose event and topic name none; empty: such records are skipped"`
+	Application string        `key:"application" help:"application of records in other topics than applications' whose event names none; empty: such records are skipped"`
 	Shards      int           `key:"shards" default:"64" help:"number of streams; changing it voids cursors and groups"`
 	Replicas    int           `key:"replicas" default:"0" help:"copies of each stream: 1, 3 or 5; 0 means 3 in a NATS cluster and 1 on a single server"`
 	Duplicates  time.Duration `key:"duplicates" default:"2m" help:"window in which NATS recognises a record that was published twice"`

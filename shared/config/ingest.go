@@ -50,16 +50,7 @@ func (c *check) kafka(k Kafka) {
 }
 
 func (c *check) ingest(i Ingest) {
-	c.that(len(i.Topics) > 0, "INGEST__TOPICS", "expected topics, separated by commas")
-	for _, topic := range i.Topics {
-		if strings.HasPrefix(topic, "^") {
-			_, err := regexp.Compile(topic)
-			c.that(err == nil, "INGEST__TOPICS", "expected a pattern (RE2) instead of "+setting{}.show(topic))
-		} else {
-			c.that(topicName.MatchString(topic), "INGEST__TOPICS",
-				"expected a topic's name, or a pattern that begins with ^, instead of "+setting{}.show(topic))
-		}
-	}
+	c.topics(i.Topics)
 	c.that(i.Group != "", "INGEST__GROUP", "expected a consumer group")
 	c.oneOf("INGEST__START", i.Start, "earliest", "latest")
 	c.duration("INGEST__SESSION_TIMEOUT", i.SessionTimeout, time.Second)
@@ -68,6 +59,25 @@ func (c *check) ingest(i Ingest) {
 	c.atLeast("INGEST__CONSUMERS", int64(i.Consumers), 1, "1")
 	c.atLeast("INGEST__WINDOW__RECORDS", int64(i.Window.Records), 1, "1")
 	c.atLeast("INGEST__WINDOW__BYTES", i.Window.Bytes, mebibyte, "1MiB")
+}
+
+func (c *check) topics(topics []string) {
+	const name = "INGEST__TOPICS"
+	taken := 0
+	for _, topic := range topics {
+		pattern, left := strings.CutPrefix(topic, "!")
+		if !left {
+			taken++
+		}
+		if strings.HasPrefix(pattern, "^") {
+			_, err := regexp.Compile(pattern)
+			c.that(err == nil, name, "expected a pattern (RE2) instead of "+setting{}.show(pattern))
+		} else {
+			c.that(topicName.MatchString(pattern), name,
+				"expected a topic's name, or a pattern that begins with ^, instead of "+setting{}.show(pattern))
+		}
+	}
+	c.that(taken > 0, name, "expected topics, separated by commas")
 }
 
 func (c *check) retention(i Ingest) {

@@ -14,6 +14,8 @@ const (
 
 	// maxLen is the length in bytes that no hashed topic exceeds. A plain one stays below it.
 	maxLen = 63
+
+	hexLen = 2 * md5.Size
 )
 
 // Of is the name of the topic that holds application's events: "events-NAME" if that
@@ -23,7 +25,8 @@ func Of(application string) string {
 	if isPlain(application) {
 		return plainPrefix + application
 	}
-	// MD5 only keeps names apart here; nothing is trusted because of it.
+	// MD5 keeps names apart, and says whose a hashed topic is. Somebody else's name for one
+	// would be a second preimage, which nobody can make, not a collision, which anybody can.
 	sum := md5.Sum([]byte(application))
 	b := make([]byte, 0, maxLen)
 	b = append(b, hashedPrefix...)
@@ -42,14 +45,40 @@ func Of(application string) string {
 }
 
 // Application is the application whose events topicName holds. It is false if the name
-// does not tell: hashed topics ("evt-…") do not contain the whole name, and topics that
-// Of never makes belong to nobody.
+// does not tell: hashed topics ("evt-…", see Hashed) do not contain the whole name, and
+// topics that Of never makes belong to nobody.
 func Application(topicName string) (string, bool) {
 	application, ok := strings.CutPrefix(topicName, plainPrefix)
 	if !ok || !isPlain(application) {
 		return "", false
 	}
 	return application, true
+}
+
+// Hashed says whether topicName has the form of a hashed topic: it holds the events of the
+// one application for which Of gives it, which the name alone does not tell.
+func Hashed(topicName string) bool {
+	rest, ok := strings.CutPrefix(topicName, hashedPrefix)
+	if !ok || len(topicName) > maxLen || len(rest) < hexLen {
+		return false
+	}
+	for _, c := range rest[:hexLen] {
+		if !(c >= '0' && c <= '9' || c >= 'a' && c <= 'f') {
+			return false
+		}
+	}
+	if rest = rest[hexLen:]; rest == "" {
+		return true
+	}
+	if rest[0] != '-' || rest[len(rest)-1] == '-' {
+		return false
+	}
+	for _, c := range rest {
+		if !plain(c) {
+			return false
+		}
+	}
+	return true
 }
 
 // isPlain says whether application's topic is its name behind the plain prefix.

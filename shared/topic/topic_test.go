@@ -56,10 +56,46 @@ func TestOnlyPlainTopicsTellTheirApplication(t *testing.T) {
 	}
 }
 
+func TestHashedTopicsAreKnownByTheirForm(t *testing.T) {
+	const sum = "901890a8e9c8cf6d5a1a542b229febff"
+	for _, c := range []struct {
+		topic string
+		want  bool
+	}{
+		{"evt-" + sum + "-foo", true},
+		{"evt-" + sum + "-b-a-r", true},
+		{"evt-" + sum + "--foo", true}, // a name may begin with a dash, or with what becomes one
+		{"evt-" + sum, true},
+		{"evt-" + sum + "-" + strings.Repeat("a", 26), true},
+		{"evt-" + sum + "-" + strings.Repeat("a", 27), false},
+		{"evt-" + sum + "-", false},
+		{"evt-" + sum + "-foo-", false},
+		{"evt-" + sum + "foo", false},
+		{"evt-" + sum + "0", false},
+		{"evt-" + sum + "-FOO", false},
+		{"evt-" + sum + "-f.o", false},
+		{"evt-" + sum + "-é", false},
+		{"evt-" + sum[1:], false},
+		{"evt-" + sum[1:] + "-foo", false},
+		{"evt-" + strings.ToUpper(sum) + "-foo", false},
+		{"evt-g" + sum[1:] + "-foo", false},
+		{"evt-é" + sum[2:] + "-foo", false},
+		{"EVT-" + sum + "-foo", false},
+		{"events-" + sum, false},
+		{"evt-foo", false},
+		{"evt-", false},
+		{"", false},
+	} {
+		if got := Hashed(c.topic); got != c.want {
+			t.Errorf("Hashed(%q) = %v, want %v", c.topic, got, c.want)
+		}
+	}
+}
+
 var legal = regexp.MustCompile(`^(events-[a-z0-9]([-a-z0-9]*[a-z0-9])?|evt-[0-9a-f]{32}(-[-a-z0-9]*[a-z0-9])?)$`)
 
 func FuzzTopicIsLegalAndBelongsToOneApplication(f *testing.F) {
-	for _, s := range []string{"", "foo", "foo-", "my.app", "İ", "\xff", strings.Repeat("-", 80)} {
+	for _, s := range []string{"", "foo", "foo-", "my.app", "İ", "\xff", strings.Repeat("-", 80), "events-a", "evt-" + strings.Repeat("0a", 16) + "-x"} {
 		f.Add(s, s+"x")
 	}
 	f.Fuzz(func(t *testing.T, name, other string) {
@@ -73,6 +109,18 @@ func FuzzTopicIsLegalAndBelongsToOneApplication(f *testing.F) {
 		application, ok := Application(topic)
 		if ok != strings.HasPrefix(topic, plainPrefix) || ok && application != name {
 			t.Fatalf("Application(Of(%q)) = %q %v", name, application, ok)
+		}
+		if Hashed(topic) == ok {
+			t.Fatalf("Hashed(Of(%q)) = %v, but it tells its application: %v", name, !ok, ok)
+		}
+		// name as a topic's: whatever it is, Of can have made it or nobody owns it.
+		_, plain := Application(name)
+		limit := maxLen
+		if strings.HasPrefix(name, plainPrefix) {
+			limit-- // a plain one stays below
+		}
+		if want := legal.MatchString(name) && len(name) <= limit; (plain || Hashed(name)) != want || plain && Hashed(name) {
+			t.Fatalf("%q: plain %v, hashed %v, of the naming %v", name, plain, Hashed(name), want)
 		}
 		if application, ok := Application(name); ok && Of(application) != name {
 			t.Fatalf("Application(%q) = %q, whose topic is %q", name, application, Of(application))

@@ -3,11 +3,8 @@ package consume
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"os"
-	"regexp"
-	"slices"
 	"strings"
 	"time"
 
@@ -50,13 +47,13 @@ func connectionOptions(cfg config.Kafka) ([]kgo.Opt, error) {
 
 // groupOptions says what is read and how. Its errors are mistakes in cfg.
 func groupOptions(cfg config.Ingest) ([]kgo.Opt, error) {
-	topics, isRegex, err := topicPatterns(cfg.Topics)
+	topics, err := chooseTopics(cfg.Topics)
 	if err != nil {
 		return nil, err
 	}
 	opts := []kgo.Opt{
 		kgo.ConsumerGroup(cfg.Group),
-		kgo.ConsumeTopics(topics...),
+		kgo.ConsumeTopics(topics.taken...),
 		kgo.DisableAutoCommit(),
 		kgo.KeepRetryableFetchErrors(), // UNKNOWN_TOPIC_ID would be kept back for 12 s
 		kgo.BlockRebalanceOnPoll(),
@@ -75,32 +72,10 @@ func groupOptions(cfg config.Ingest) ([]kgo.Opt, error) {
 		kgo.HeartbeatInterval(cfg.SessionTimeout / heartbeats),
 		kgo.RebalanceTimeout(rebalanceTimeout),
 	}
-	if isRegex {
-		opts = append(opts, kgo.ConsumeRegex())
+	if topics.isRegex {
+		opts = append(opts, kgo.ConsumeRegex(), kgo.ConsumeExcludeTopics(topics.left...))
 	}
 	return opts, nil
-}
-
-// topicPatterns makes patterns of all topics if one of them is a pattern.
-func topicPatterns(topics []string) (list []string, isRegex bool, err error) {
-	for _, t := range topics {
-		isRegex = isRegex || strings.HasPrefix(t, "^")
-	}
-	for _, t := range topics {
-		if isRegex && !strings.HasPrefix(t, "^") {
-			t = "^" + regexp.QuoteMeta(t) + "$"
-		}
-		if isRegex {
-			if _, err := regexp.Compile(t); err != nil {
-				return nil, false, fmt.Errorf("read topic pattern: %w", err)
-			}
-		}
-		list = append(list, t)
-	}
-	if len(list) == 0 {
-		return nil, false, errors.New("read topics: there is none")
-	}
-	return list, isRegex, nil
 }
 
 func securityOptions(p config.KafkaProperties) ([]kgo.Opt, error) {
@@ -168,22 +143,4 @@ func skipHostName(t *tls.Config) {
 		_, err := s.PeerCertificates[0].Verify(o)
 		return err
 	}
-}
-
-// topicMatcher says of a topic's name whether it is one of topics.
-func topicMatcher(topics []string) (func(string) bool, error) {
-	list, isRegex, err := topicPatterns(topics)
-	if err != nil {
-		return nil, err
-	}
-	var patterns []*regexp.Regexp
-	for _, t := range list {
-		if !isRegex {
-			t = "^" + regexp.QuoteMeta(t) + "$"
-		}
-		patterns = append(patterns, regexp.MustCompile(t))
-	}
-	return func(name string) bool {
-		return slices.ContainsFunc(patterns, func(p *regexp.Regexp) bool { return p.MatchString(name) })
-	}, nil
 }

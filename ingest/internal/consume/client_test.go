@@ -3,7 +3,6 @@ package consume
 import (
 	"crypto/tls"
 	"encoding/pem"
-	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -15,40 +14,6 @@ import (
 
 	"canopy/shared/config"
 )
-
-func TestNamesBecomePatternsBesidePatterns(t *testing.T) {
-	for _, c := range []struct {
-		topics  []string
-		list    string
-		isRegex bool
-	}{
-		{[]string{"a.b", "c"}, "[a.b c]", false},
-		{[]string{"^(events|evt)-.*"}, "[^(events|evt)-.*]", true},
-		{[]string{"a.b", "^x-.*$"}, `[^a\.b$ ^x-.*$]`, true},
-	} {
-		list, isRegex, err := topicPatterns(c.topics)
-		if err != nil || fmt.Sprint(list) != c.list || isRegex != c.isRegex {
-			t.Errorf("%v: %v %v %v", c.topics, list, isRegex, err)
-		}
-	}
-	for _, bad := range [][]string{nil, {"^("}} {
-		if _, _, err := topicPatterns(bad); err == nil {
-			t.Errorf("%v was taken", bad)
-		}
-	}
-}
-
-func TestMatcherTakesWholeNamesAndPatterns(t *testing.T) {
-	match, err := topicMatcher([]string{"one", "^evt-.*"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, want := range map[string]bool{"one": true, "one2": false, "evt-x": true, "an-evt-x": false} {
-		if match(name) != want {
-			t.Errorf("%s: %v", name, !want)
-		}
-	}
-}
 
 func TestSecurityIsWhatLibrdkafkasPropertiesSay(t *testing.T) {
 	for _, c := range []struct {

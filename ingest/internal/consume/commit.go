@@ -146,10 +146,11 @@ func (c *Consumer) commitEnds(ctx context.Context, adm *kadm.Client) error {
 	if len(has) > 0 {
 		return nil
 	}
-	match, err := topicMatcher(c.cfg.Topics)
+	topics, err := chooseTopics(c.cfg.Topics)
 	if err != nil {
 		return err
 	}
+	match := topics.matcher()
 	all, err := adm.ListTopics(ctx)
 	if err != nil {
 		return fmt.Errorf("list topics: %w", err)

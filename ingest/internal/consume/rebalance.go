@@ -19,6 +19,10 @@ func (c *Consumer) onAssigned(_ context.Context, _ *kgo.Client, numbers map[stri
 	if len(numbers) > 0 {
 		c.log.Info("partitions assigned", zap.Any("partitions", numbers))
 	}
+	if list := outsiders(c.cfg.Topics, numbers); len(list) > 0 {
+		c.log.Warn("a pattern of INGEST__TOPICS has found topics that are no application's: whoever writes there chooses whose events they are",
+			zap.Strings("topics", list))
+	}
 }
 
 // onRevoked settles what is in flight before the partitions are given away. franz-go calls
@@ -125,7 +129,7 @@ func (c *Consumer) healTopics(fetches kgo.Fetches) {
 		c.log.Warn("topic was deleted; if it is made again, it is read from its start", zap.String("topic", topic))
 		c.drop(c.partitions.ofTopic(topic))
 		c.client.PurgeTopicsFromConsuming(topic)
-		if _, isRegex, _ := topicPatterns(c.cfg.Topics); !isRegex {
+		if topics, _ := chooseTopics(c.cfg.Topics); !topics.isRegex {
 			c.client.AddConsumeTopics(topic)
 		}
 	}

@@ -1,5 +1,6 @@
 // Package convert turns one Kafka record into one CloudEvent in JSON format, ready for
-// the log. It does no input or output, keeps no state and knows no Kafka client.
+// the log. It does no input or output, remembers nothing that changes a result, and knows no
+// Kafka client.
 //
 //	record                            event
 //	binary mode:                      one line of compact JSON, members in this order:
@@ -11,7 +12,22 @@
 //
 // The mode follows from the header content-type, as the CloudEvents Kafka binding says:
 // application/cloudevents+json means structured, anything else binary. Header names are
-// case-insensitive. Rules that the CloudEvents specification leaves open:
+// case-insensitive.
+//
+// Whose event it is, its topic says before the event does, since a topic is what Kafka lets
+// somebody write to or not. Whoever may write to the topic of one application must not
+// reach another one's sockets by what the record says of itself:
+//
+//   - A topic that the cloud names "events-NAME" holds NAME's events. One that names another
+//     application keeps its attributes, and is marked as misnamed.
+//   - A topic with the form of "evt-<MD5>-…" holds the events that name the application
+//     whose topic it is. Others are malformed.
+//   - In topics outside that naming, the event's extension application decides, then the
+//     configuration. There a record in structured mode is malformed if its header
+//     ce_application names another one: the services that made the header and the device
+//     that sent the value do not agree.
+//
+// Rules that the CloudEvents specification leaves open:
 //
 //   - Only specversion 1.0. Version 0.3 has other attributes (schemaurl,
 //     datacontentencoding), and no client of the log expects it.
@@ -31,15 +47,14 @@ package convert
 
 import (
 	"strings"
+	"sync/atomic"
 	"time"
-
-	"canopy/shared/topic"
 )
 
 // Record is the part of a Kafka record that conversion needs. Its slices may alias the
 // fetch buffer: Convert neither keeps nor changes them.
 type Record struct {
-	// Topic names the application if the event does not.
+	// Topic says whose event it is, unless it is outside the cloud's naming.
 	Topic string
 
 	// Key and Timestamp are the record's own; no rule of the conversion looks at them.
@@ -69,6 +84,13 @@ type Event struct {
 
 	HasChannel, HasDevice bool
 
+	// Structured says that the record's value was the whole event.
+	Structured bool
+
+	// Misnamed says that the event names another application than Application, its
+	// topic's. The name stays in JSON.
+	Misnamed bool
+
 	// JSON is the CloudEvent: one compact object in UTF-8 that ends in "}".
 	JSON []byte
 }
@@ -76,10 +98,13 @@ type Event struct {
 // Converter converts records. Any number of goroutines may use one Converter.
 type Converter struct {
 	defaultApplication string
+
+	// lastHashed spares most records of hashed topics the MD5. It is all that is kept.
+	lastHashed atomic.Pointer[hashedTopic]
 }
 
-// New makes a Converter. Records whose application neither the event nor the topic's
-// name tells belong to defaultApplication; if that is empty they are malformed.
+// New makes a Converter. Records outside the topics of applications that name none belong
+// to defaultApplication; if that is empty they are malformed.
 func New(defaultApplication string) *Converter {
 	return &Converter{defaultApplication: defaultApplication}
 }
@@ -94,48 +119,35 @@ func (c *Converter) Convert(r Record) (Event, error) {
 	if err := e.check(); err != nil {
 		return Event{}, err
 	}
-	application, known := c.applicationOf(&e, r.Topic)
-	if application == "" && len(known) == 0 {
-		return Event{}, errNoApplication
+	o, err := c.ownerOf(&e, &r)
+	if err != nil {
+		return Event{}, err
 	}
 	channel := e.context[subject]
 	device, hasDevice := e.extension("device")
 
 	// One string holds all three names, so that they cost one allocation.
 	var b strings.Builder
-	b.Grow(len(known) + len(channel) + len(device))
-	b.Write(known)
+	b.Grow(len(o.copied) + len(channel) + len(device))
+	b.Write(o.copied)
 	b.Write(channel)
 	b.Write(device)
 	names := b.String()
-	if len(known) > 0 {
-		application = names[:len(known)]
+	application := o.application
+	if len(o.copied) > 0 {
+		application = names[:len(o.copied)]
 	}
-	names = names[len(known):]
+	names = names[len(o.copied):]
 	return Event{
 		Application: application,
 		Channel:     names[:len(channel)],
 		HasChannel:  len(channel) > 0,
 		Device:      names[len(channel):],
 		HasDevice:   hasDevice,
+		Structured:  e.structured,
+		Misnamed:    o.misnamed,
 		JSON:        e.appendTo(make([]byte, 0, e.sizeHint())),
 	}, nil
-}
-
-// applicationOf finds the application: the event's extension, else the topic's, else the
-// default. It is a ready string where there is one, else the extension's own bytes.
-func (c *Converter) applicationOf(e *envelope, topicName string) (string, []byte) {
-	fromTopic, ok := topic.Application(topicName)
-	own, _ := e.extension("application")
-	switch {
-	case len(own) > 0 && string(own) == fromTopic:
-		return fromTopic, nil
-	case len(own) > 0:
-		return "", own
-	case ok:
-		return fromTopic, nil
-	}
-	return c.defaultApplication, nil
 }
 
 // read fills the envelope from r, in the mode that r's content type names.
@@ -146,6 +158,7 @@ func (e *envelope) read(r Record) error {
 	}
 	switch media := mediaType(contentType); {
 	case equalFold(media, structuredType):
+		e.structured = true
 		return e.readStructured(r.Value)
 	case hasPrefixFold(media, cloudEventsType):
 		return errFormat

@@ -262,25 +262,6 @@ func TestAPayloadThatIsADepthBombStaysBytes(t *testing.T) {
 	}
 }
 
-func TestApplicationComesFromEventThenTopicThenDefault(t *testing.T) {
-	const hashed = "evt-901890a8e9c8cf6d5a1a542b229febff-foo"
-	for _, c := range []struct{ name, topic, extension, fallback, want string }{
-		{"all three", "events-topic", "event", "default", "event"},
-		{"the same in event and topic", "events-app", "app", "", "app"},
-		{"a hashed topic needs the event", hashed, "FOO", "", "FOO"},
-		{"topic", "events-topic", "", "default", "topic"},
-		{"default", hashed, "", "default", "default"},
-		{"dots are allowed", "other", "my.app", "", "my.app"},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			e, err := New(c.fallback).Convert(Record{Topic: c.topic, Headers: minimal("ce_application", c.extension)})
-			if err != nil || e.Application != c.want {
-				t.Errorf("got %q, %v; want %q", e.Application, err, c.want)
-			}
-		})
-	}
-}
-
 func TestChannelIsTheSubjectAndDeviceTheExtension(t *testing.T) {
 	for _, c := range []struct {
 		name   string

@@ -36,6 +36,7 @@ type envelope struct {
 	extensions [maxExtensions]extension
 	count      int // of extensions
 	hasCursor  bool
+	structured bool // the record's value holds all of it
 
 	dataKind dataKind
 	data     []byte

@@ -1,7 +1,7 @@
 package convert
 
 // Malformed is the error of a record that is no CloudEvent, or not one that Canopy can
-// carry. Trying again is useless. It holds nothing of the record's contents.
+// carry, or not one of an application that its topic is for. Trying again is useless. It holds nothing of the record's contents.
 type Malformed struct {
 	// Reason is one of the Reason constants, fit for a metric's label.
 	Reason string
@@ -28,6 +28,13 @@ const (
 	ReasonData          = "data"
 	ReasonTooMany       = "too-many"
 	ReasonNoApplication = "no-application"
+
+	// ReasonOtherApplication is that of a hashed topic's record that does not name the
+	// application whose topic it is.
+	ReasonOtherApplication = "other-application"
+
+	// ReasonContradiction is that of a record that names two applications.
+	ReasonContradiction = "contradiction"
 )
 
 // All errors are made once: a topic full of malformed records costs no garbage.
@@ -49,6 +56,9 @@ var (
 	errBase64        = malformed(ReasonData, "data_base64 is not a base64 string")
 	errTooMany       = malformed(ReasonTooMany, "it has too many extensions")
 	errNoApplication = malformed(ReasonNoApplication, "neither event, topic nor configuration names an application")
+
+	errOtherApplication = malformed(ReasonOtherApplication, "it does not name an application whose topic it is in")
+	errContradiction    = malformed(ReasonContradiction, "its header ce_application is not its event's application")
 )
 
 func malformed(reason, text string) error { return &Malformed{Reason: reason, text: text} }

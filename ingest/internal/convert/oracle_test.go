@@ -2,6 +2,7 @@ package convert
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -16,6 +17,8 @@ import (
 
 	"github.com/cloudevents/sdk-go/v2/event"
 	"github.com/cloudevents/sdk-go/v2/types"
+
+	"canopy/shared/topic"
 )
 
 // rounds is the number of events that each of the two comparisons with the SDK makes: half
@@ -37,11 +40,13 @@ func TestBinaryRecordsReadByTheSDKAreTheEventsThatMadeThem(t *testing.T) {
 	for i := range rounds(t) {
 		g := generator{rand.New(rand.NewPCG(1, i))}
 		want := g.event(false)
-		e, err := New("app").Convert(g.binaryRecord(t, want))
+		r := g.binaryRecord(t, want)
+		e, err := New("app").Convert(r)
 		if err != nil {
 			t.Fatalf("event %d: %v\n%s", i, err, want)
 		}
 		checkEvent(t, e)
+		checkOwner(t, r, "app", e)
 		got, err := readBySDK(e.JSON, membersOf(t, e.JSON))
 		if err != nil {
 			t.Fatalf("event %d: read %s: %v", i, e.JSON, err)
@@ -62,11 +67,14 @@ func TestStructuredRecordsReadByTheSDKAreTheEventsThatMadeThem(t *testing.T) {
 		if err != nil {
 			t.Fatalf("event %d: marshal: %v", i, err)
 		}
-		e, err := New("app").Convert(structured(string(value)))
+		r := structured(string(value))
+		r.Topic = g.topic(want)
+		e, err := New("app").Convert(r)
 		if err != nil {
 			t.Fatalf("event %d: %v\n%s", i, err, value)
 		}
 		checkEvent(t, e)
+		checkOwner(t, r, "app", e)
 		var got event.Event
 		if err := got.UnmarshalJSON(e.JSON); err != nil {
 			t.Fatalf("event %d: read %s: %v", i, e.JSON, err)
@@ -191,7 +199,7 @@ func (g generator) fill(e *event.Event, typed bool) {
 // order, and makes e's extensions the strings that headers are.
 func (g generator) binaryRecord(t *testing.T, e event.Event) Record {
 	t.Helper()
-	r := Record{Topic: "other", Value: e.DataEncoded, Headers: headers("ce_specversion", "1.0", "ce_id", e.ID(),
+	r := Record{Topic: g.topic(e), Value: e.DataEncoded, Headers: headers("ce_specversion", "1.0", "ce_id", e.ID(),
 		"ce_type", e.Type(), "ce_source", e.Source(), "unrelated", "\xff")}
 	optional := map[string]string{"ce_subject": e.Subject(), "ce_dataschema": e.DataSchema(), "content-type": e.DataContentType()}
 	if !e.Time().IsZero() {
@@ -216,6 +224,13 @@ func (g generator) binaryRecord(t *testing.T, e event.Event) Record {
 		}
 	}
 	return r
+}
+
+// topic is one in which e may stand: its own application's, another one's that takes it as
+// its own, or one outside the naming.
+func (g generator) topic(e event.Event) string {
+	own, _ := e.Extensions()["application"].(string)
+	return pick(g, "other", "events-app", topic.Of(cmp.Or(own, "app")))
 }
 
 // text is valid UTF-8 of at least least characters.
