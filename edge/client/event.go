@@ -11,6 +11,9 @@ import (
 // gapType is the CloudEvents type of a gap event.
 const gapType = "io.drogue.canopy.gap.v1"
 
+// gapSource is the source of gap events.
+const gapSource = "canopy:edge"
+
 // Event is a CloudEvent that has arrived.
 type Event struct {
 	// ID, Source and Type are what every CloudEvent has.
@@ -101,11 +104,8 @@ func parse(message []byte) (Event, error) {
 		}
 		e.Data, e.Binary = data, true
 	}
-	if in.Type == gapType {
-		e.Gap = new(Gap)
-		if err := json.Unmarshal(in.Data, e.Gap); err != nil {
-			return Event{}, fmt.Errorf("read gap event: %w", err)
-		}
+	if gap := new(Gap); in.Type == gapType && in.Source == gapSource && json.Unmarshal(in.Data, gap) == nil {
+		e.Gap = gap // else a device has chosen that type: an event like any other
 	}
 	return e, nil
 }

@@ -181,9 +181,15 @@ func TestDataIsReadInEveryForm(t *testing.T) {
 			t.Errorf("%s: got %+v, %v", c.members, e, err)
 		}
 	}
-	for _, message := range []string{``, `[]`, `{}`, `{"hello":"world"}`, `{"specversion":"1.0","type":"t","data_base64":"?"}`, `{"specversion":"1.0","type":"io.drogue.canopy.gap.v1","data":1}`} {
+	for _, message := range []string{``, `[]`, `{}`, `{"hello":"world"}`, `{"specversion":"1.0","type":"t","data_base64":"?"}`} {
 		if _, err := parse([]byte(message)); err == nil {
 			t.Errorf("%s is an event", message)
+		}
+	}
+	for _, forged := range []string{`"source":"canopy:edge","data":1`, `"source":"drogue://a/device","data":{"reason":"log"}`, `"source":"canopy:edge"`} {
+		e, err := parse([]byte(`{"specversion":"1.0","id":"1","type":"` + gapType + `",` + forged + `}`))
+		if err != nil || e.Gap != nil {
+			t.Errorf("%s: got a gap %v, %v, want an event of a device", forged, e.Gap, err)
 		}
 	}
 	if !ruleFor(fmt.Errorf("%w: x", errNoEvent), situation{}).final || !ruleFor(ErrTooBig, situation{}).final || errors.Is(errNoEvent, ErrTooBig) {
