@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,12 +33,14 @@ var algorithms = []string{
 type verifier struct {
 	issuers map[string]*issuer // by iss
 	parser  *jwt.Parser
+	forged  *forgeries
 	now     func() time.Time
 }
 
 func newVerifier(issuers map[string]*issuer) *verifier {
 	return &verifier{
 		issuers: issuers,
+		forged:  newForgeries(time.Now),
 		now:     time.Now,
 		parser: jwt.NewParser(
 			jwt.WithValidMethods(algorithms),
@@ -89,15 +92,17 @@ func (c *claims) UnmarshalJSON(b []byte) error {
 	return json.Unmarshal(b, (*plain)(c))
 }
 
-// verify returns the user of a token. It waits only for a refresh of its issuer's keys,
-// at most unknownWait. The error wraps ErrForbidden or ErrUnavailable and holds nothing
-// of the token.
-func (v *verifier) verify(ctx context.Context, token string) (Principal, error) {
+// verify returns the user of a token that comes from an address, none if it comes over an
+// open socket. It waits only for a refresh of its issuer's keys, at most unknownWait, and for
+// its turn behind forgeries. The error wraps ErrForbidden or ErrUnavailable, or is a *TooMany,
+// and holds nothing of the token.
+func (v *verifier) verify(ctx context.Context, token string, at netip.Addr) (Principal, error) {
 	if len(token) > TokenBytes {
 		return Principal{}, fmt.Errorf("%w: token longer than %d bytes", ErrForbidden, TokenBytes)
 	}
 	var c claims
 	var from *issuer
+	var leave func(forged bool)
 	_, err := v.parser.ParseWithClaims(token, &c, func(t *jwt.Token) (any, error) {
 		// Nothing vouches for the token yet. Whatever can be wrong with it is looked at before
 		// its signature, which costs most, and by which nothing of this can change.
@@ -105,9 +110,20 @@ func (v *verifier) verify(ctx context.Context, token string) (Principal, error) 
 		if from, err = v.examine(t, &c); err != nil {
 			return nil, err
 		}
-		return from.candidates(ctx, t)
+		keys, err := from.candidates(ctx, t)
+		if err != nil {
+			return nil, err
+		}
+		leave, err = v.forged.enter(ctx, at)
+		return keys, err
 	})
+	if leave != nil {
+		leave(errors.Is(err, jwt.ErrTokenSignatureInvalid))
+	}
+	var tooMany *TooMany
 	switch {
+	case errors.As(err, &tooMany):
+		return Principal{}, tooMany
 	case errors.Is(err, ErrUnavailable):
 		return Principal{}, fmt.Errorf("%w: no keys of this token's issuer yet", ErrUnavailable)
 	case err != nil:
