@@ -19,7 +19,7 @@ const (
 	// the greatest: whoever sends a token chooses which key it is tried with, and the work
 	// grows with the square of this. crypto/tls draws the line there, too.
 	rsaBits, rsaMostBits = 2048, 8192
-	// twins is how many keys of one type may have one id. A token may be tried with each.
+	// twins is how many keys of one type and use may have one id. A token may be tried with each.
 	twins = 4
 )
 
@@ -32,14 +32,15 @@ var uses = []jwkset.USE{jwkset.UseSig, ""}
 // others, and is not mentioned: sets hold many kinds.
 func public(raw []json.RawMessage) (keys []jwkset.JWK, complaint string) {
 	ignored := make(map[string]int)
-	same := make(map[string]int) // by type and id
+	same := make(map[string]int) // by type, use and id
 	for _, r := range raw {
 		key, err := jwkset.NewJWKFromRawJSON(r, jwkset.JWKMarshalOptions{}, jwkset.JWKValidateOptions{})
 		if err != nil || key.Marshal().KID == "" || !asymmetric(key) {
 			continue
 		}
 		fault := weakness(key, r)
-		of := key.Marshal().KTY.String() + " " + key.Marshal().CRV.String() + " " + key.Marshal().KID
+		m := key.Marshal()
+		of := m.KTY.String() + " " + m.CRV.String() + " " + m.USE.String() + " " + m.KID
 		if fault == "" && same[of] == twins {
 			fault = fmt.Sprintf("%d others of its type have its id", twins)
 		}
