@@ -34,9 +34,19 @@ var homes = map[string][]string{
 	"github.com/lesismal/nbio":       {"edge/internal/ws", "bench"},
 	"github.com/golang-jwt/jwt":      {"edge/internal/authn", "edge/internal/edgetest", "deployments/local/issuer", "bench"},
 	"github.com/MicahParks/keyfunc":  {"edge/internal/authn", "bench"},
+	"github.com/MicahParks/jwkset":   {"edge/internal/authn"},
 	"github.com/maypok86/otter":      {"edge/internal/drogue"},
 	"golang.org/x/oauth2":            {"edge/internal/drogue"},
 	"github.com/nats-io/nats-server": {"deployments/local", "shared/natstest", "bench"},
+}
+
+// tenants are libraries that do their work in the product, each with the folder that must
+// import it for that, tests aside.
+var tenants = map[string]string{
+	"github.com/MicahParks/keyfunc": "edge/internal/authn",
+	"github.com/golang-jwt/jwt":     "edge/internal/authn",
+	"github.com/lesismal/nbio":      "edge/internal/ws",
+	"github.com/twmb/franz-go":      "ingest/internal/consume",
 }
 
 // source is a Go file of the module, with slashes and relative to the top.
@@ -153,6 +163,22 @@ func TestLibrariesStayInTheirHomes(t *testing.T) {
 	for library := range homes {
 		if !seen[library] {
 			t.Errorf("nothing imports %s: has it moved?", library)
+		}
+	}
+}
+
+func TestTheProductItselfUsesTheLibrariesThatItIsSaidToUse(t *testing.T) {
+	used := make(map[string]bool)
+	for _, s := range sources(t) {
+		for library, folder := range tenants {
+			if !s.test() && path.Dir(s.file) == folder && slices.ContainsFunc(s.imports, func(i string) bool { return below(i, library) }) {
+				used[library] = true
+			}
+		}
+	}
+	for library, folder := range tenants {
+		if !used[library] {
+			t.Errorf("%s does not import %s", folder, library)
 		}
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"io"
 	"strconv"
 	"strings"
+
+	"canopy/edge/internal/authn"
 )
 
 // maxKey bounds what is read as a key, in bytes; HTTP headers carry no longer one.
@@ -22,8 +24,8 @@ type hashKey struct {
 // print reads a key, without one newline at its end, and writes its entry as one line of
 // YAML. The key itself is never written.
 func (h hashKey) print(in io.Reader, out io.Writer) error {
-	if h.User == "" || strings.HasPrefix(h.User, "role:") || strings.Contains(h.User, "/") {
-		return fmt.Errorf("hash key: user %q is empty, begins with role: or contains /", h.User)
+	if !authn.ValidUser(h.User) {
+		return fmt.Errorf("hash key: user %.100q is empty, begins with role:, contains / or a control character, or is longer than 1 KiB", h.User)
 	}
 	key, err := io.ReadAll(io.LimitReader(in, maxKey+3)) // a line's end may follow
 	if err != nil {

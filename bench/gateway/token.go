@@ -15,8 +15,9 @@ import (
 
 const discoveryTimeout = 5 * time.Second
 
-// verifier checks tokens with the same libraries as an edge: signature, issuer, audience
-// and lifetime. The edge's own lies inside it, out of reach from here, and does more.
+// verifier checks tokens with the same libraries as an edge, keyfunc and golang-jwt: signature,
+// issuer, audience and lifetime. The edge's own lies inside it, out of reach from here, and
+// does more: it keeps its keys itself, and asks what kind of token it is.
 type verifier struct {
 	keys   keyfunc.Keyfunc
 	parser *jwt.Parser

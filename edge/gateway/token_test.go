@@ -206,22 +206,29 @@ func TestBadTokensAreForbidden(t *testing.T) {
 		t.Fatalf("the token that all others are made from: %d %s", status, body)
 	}
 	for name, token := range map[string]string{
-		"alg none":                   o.forge(jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, o.kid(), o.claims("alice")),
-		"HS256 with the public key":  o.forge(jwt.SigningMethodHS256, public, o.kid(), o.claims("alice")),
-		"HS256 with its DER":         o.forge(jwt.SigningMethodHS256, der, o.kid(), o.claims("alice")),
-		"signed by another issuer":   o.forge(jwt.SigningMethodRS256, second.Keypair.PrivateKey, o.kid(), o.claims("alice")),
-		"with that one's kid, too":   o.forge(jwt.SigningMethodRS256, second.Keypair.PrivateKey, second.kid(), o.claims("alice")),
-		"wrong iss":                  edit(func(c jwt.MapClaims) { c["iss"] = "https://elsewhere.example" }),
-		"iss of the other issuer":    edit(func(c jwt.MapClaims) { c["iss"] = second.Issuer() }),
-		"wrong aud":                  edit(func(c jwt.MapClaims) { c["aud"] = "another" }),
-		"aud of the other issuer":    edit(func(c jwt.MapClaims) { c["aud"] = second.ClientID + "x" }),
-		"wrong azp":                  edit(func(c jwt.MapClaims) { c["azp"] = "another" }),
-		"no exp":                     edit(func(c jwt.MapClaims) { delete(c, "exp") }),
-		"expired by 31 s":            edit(func(c jwt.MapClaims) { c["exp"] = time.Now().Add(-31 * time.Second).Unix() }),
-		"not valid for 35 s":         edit(func(c jwt.MapClaims) { c["nbf"] = time.Now().Add(35 * time.Second).Unix() }),
-		"sub like a role":            edit(func(c jwt.MapClaims) { c["sub"] = "role:ops" }),
-		"sub of the second issuer":   edit(func(c jwt.MapClaims) { c["sub"] = "1/alice" }),
-		"longer than 16 KiB":         edit(func(c jwt.MapClaims) { c["x"] = strings.Repeat("x", 16<<10) }),
+		"alg none":                  o.forge(jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, o.kid(), o.claims("alice")),
+		"HS256 with the public key": o.forge(jwt.SigningMethodHS256, public, o.kid(), o.claims("alice")),
+		"HS256 with its DER":        o.forge(jwt.SigningMethodHS256, der, o.kid(), o.claims("alice")),
+		"signed by another issuer":  o.forge(jwt.SigningMethodRS256, second.Keypair.PrivateKey, o.kid(), o.claims("alice")),
+		"with that one's kid, too":  o.forge(jwt.SigningMethodRS256, second.Keypair.PrivateKey, second.kid(), o.claims("alice")),
+		"wrong iss":                 edit(func(c jwt.MapClaims) { c["iss"] = "https://elsewhere.example" }),
+		"iss of the other issuer":   edit(func(c jwt.MapClaims) { c["iss"] = second.Issuer() }),
+		"wrong aud":                 edit(func(c jwt.MapClaims) { c["aud"] = "another" }),
+		"aud of the other issuer":   edit(func(c jwt.MapClaims) { c["aud"] = second.ClientID + "x" }),
+		"wrong azp":                 edit(func(c jwt.MapClaims) { c["azp"] = "another" }),
+		"no exp":                    edit(func(c jwt.MapClaims) { delete(c, "exp") }),
+		"expired by 31 s":           edit(func(c jwt.MapClaims) { c["exp"] = time.Now().Add(-31 * time.Second).Unix() }),
+		"not valid for 35 s":        edit(func(c jwt.MapClaims) { c["nbf"] = time.Now().Add(35 * time.Second).Unix() }),
+		"sub like a role":           edit(func(c jwt.MapClaims) { c["sub"] = "role:ops" }),
+		"sub of the second issuer":  edit(func(c jwt.MapClaims) { c["sub"] = "1/alice" }),
+		"longer than 16 KiB":        edit(func(c jwt.MapClaims) { c["x"] = strings.Repeat("x", 16<<10) }),
+		"a refresh token":           edit(func(c jwt.MapClaims) { c["typ"] = "Refresh" }),
+		"an offline token":          edit(func(c jwt.MapClaims) { c["typ"] = "Offline" }),
+		"a logout token": edit(func(c jwt.MapClaims) {
+			c["events"] = map[string]any{"http://schemas.openid.net/event/backchannel-logout": map[string]any{}}
+		}),
+		"a token bound to a key":     edit(func(c jwt.MapClaims) { c["cnf"] = map[string]string{"jkt": "x"} }),
+		"sub with a line feed":       edit(func(c jwt.MapClaims) { c["sub"] = "alice\n" }),
 		"no token":                   "nonsense",
 		"cut":                        o.sign(o.claims("alice"))[:200],
 		"another's payload, by hand": strings.Replace(o.sign(o.claims("alice")), ".", "."+base64.RawURLEncoding.EncodeToString([]byte("{}")), 1),
@@ -277,6 +284,9 @@ func TestCredentialsThatCannotBeReadAreForbidden(t *testing.T) {
 func TestRefreshTakesATokenOfTheSameUserAndOfNobodyElse(t *testing.T) {
 	o, second := startOIDC(t), startOIDC(t)
 	s := startEdge(t, trust(o, second))
+	claims := o.claims("alice")
+	claims["typ"] = "Refresh"
+	refresh := o.sign(claims)
 	for _, c := range []struct {
 		name, token string
 		code        websocket.StatusCode
@@ -285,6 +295,7 @@ func TestRefreshTakesATokenOfTheSameUserAndOfNobodyElse(t *testing.T) {
 		{"another user's", o.sign(o.claims("bob")), websocket.StatusPolicyViolation, "Failed to refresh token"},
 		{"the same name at another issuer", second.sign(second.claims("alice")), websocket.StatusPolicyViolation, "Failed to refresh token"},
 		{"no token", "nonsense", websocket.StatusPolicyViolation, "Failed to refresh token"},
+		{"a refresh token, as the message's name invites to send", refresh, websocket.StatusPolicyViolation, "Failed to refresh token"},
 		{"one of 20 KiB", strings.Repeat("x", 20<<10), websocket.StatusPolicyViolation, "Failed to refresh token"},
 		{"one of 1 MiB", strings.Repeat("x", 1<<20), websocket.StatusMessageTooBig, "message is too big"},
 	} {
@@ -298,7 +309,7 @@ func TestRefreshTakesATokenOfTheSameUserAndOfNobodyElse(t *testing.T) {
 		cancel()
 		wantClose(t, socket, c.code, c.reason)
 	}
-	claims := o.claims("alice")
+	claims = o.claims("alice")
 	claims["exp"] = time.Now().Add(3 * time.Second).Unix()
 	stays := s.dial("/open-app?token="+o.sign(claims), nil)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)

@@ -108,15 +108,17 @@ func join(errs []error) error {
 }
 
 // Authenticate returns who brings these credentials from that address. It may wait for an
-// issuer, but at most a second, and only for a token whose key is unknown. The error wraps
-// ErrForbidden, or ErrUnavailable, with ErrBusy if that is why, or is a *TooMany: an address from which many API keys
-// were wrong is told to wait instead, and is not asked about. A right key that is known
-// here counts all the same, since others may share the address. Wrong keys of a user whose
-// keys were often wrong, wherever they come from, are a *TooMany as well.
+// issuer, but at most a second, and only for a token whose key is unknown; and as long for
+// its turn, if it is a token from an address of many forgeries. The error wraps ErrForbidden,
+// or ErrUnavailable, with ErrBusy if that is why, or is a *TooMany: an address from which many
+// API keys were wrong is told to wait instead, and is not asked about. A right key that is
+// known here counts all the same, since others may share the address. Wrong keys of a user
+// whose keys were often wrong, wherever they come from, are a *TooMany as well, and so are
+// tokens whose turn does not come.
 func (a *Authenticator) Authenticate(ctx context.Context, c Credentials, from netip.Addr) (Principal, error) {
 	switch c.kind {
 	case Token:
-		return a.count(a.verifyToken(ctx, c.secret))
+		return a.count(a.verifyToken(ctx, c.secret, from))
 	case Key:
 		return a.count(a.verifyKey(ctx, c.user, c.secret, from))
 	default:
@@ -135,7 +137,7 @@ func (a *Authenticator) Refresh(ctx context.Context, p Principal, token string) 
 	if p.Kind != Token {
 		return Principal{}, fmt.Errorf("%w: session did not sign in with a token", ErrForbidden)
 	}
-	fresh, err := a.count(a.verifyToken(ctx, token))
+	fresh, err := a.count(a.verifyToken(ctx, token, netip.Addr{}))
 	if err != nil {
 		return Principal{}, err
 	}
@@ -159,11 +161,11 @@ func (a *Authenticator) count(p Principal, err error) (Principal, error) {
 }
 
 // verifyToken returns the principal of a token.
-func (a *Authenticator) verifyToken(ctx context.Context, token string) (Principal, error) {
+func (a *Authenticator) verifyToken(ctx context.Context, token string, from netip.Addr) (Principal, error) {
 	if len(a.issuers) == 0 {
 		return Principal{}, fmt.Errorf("%w: no OpenID issuer is configured", ErrForbidden)
 	}
-	return a.tokens.verify(ctx, token)
+	return a.tokens.verify(ctx, token, from)
 }
 
 // verifyKey returns the principal of an API key.

@@ -222,7 +222,7 @@ func TestWrongKeysOfOneUserFromManyAddressesAreHeldBackAndNeverARightOne(t *test
 }
 
 func TestWrongKeysOfLongUserNamesHoldNoMemory(t *testing.T) {
-	const attempts, length, most = 4000, 20 << 10, 8 << 20
+	const attempts, length, most = 20_000, userBytes - 8, 8 << 20
 	a, err := New(config.OAuth{}, &remote{}, zap.NewNop(), prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)

@@ -2,10 +2,6 @@ package authn
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/ed25519"
-	"crypto/elliptic"
-	"crypto/rsa"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -18,6 +14,7 @@ import (
 	"canopy/shared/config"
 
 	"github.com/MicahParks/jwkset"
+	"github.com/MicahParks/keyfunc/v3"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 )
@@ -30,6 +27,10 @@ type issuer struct {
 	prefix  string   // of its users and roles: nothing for the first issuer, else "<N>/"
 	clients []string // client ids, one of which a token must be meant for
 	keys    *keySet
+	keyfunc keyfunc.Keyfunc // over keys
+
+	log       *zap.Logger
+	complaint string // about the keys that were fetched last; only fetch has it
 }
 
 // newIssuers returns the issuers of cfg by name. They share transport, nil for the usual
@@ -59,11 +60,16 @@ func newIssuers(cfg config.OAuth, log *zap.Logger, refreshes *prometheus.Counter
 			wrong = append(wrong, fmt.Errorf("use issuer of %s: %w", name, err))
 			continue
 		}
-		i := &issuer{Issuer: web, number: n, clients: []string{client.ClientID}}
+		i := &issuer{
+			Issuer: web, number: n, clients: []string{client.ClientID}, log: log.With(zap.String("issuer", address)),
+		}
 		if len(issuers) > 0 {
 			i.prefix = n + "/"
 		}
-		i.keys = newKeySet(i.fetch, log.With(zap.String("issuer", address)), refreshes.MustCurryWith(prometheus.Labels{"issuer": n}))
+		i.keys = newKeySet(i.fetch, i.log, refreshes.MustCurryWith(prometheus.Labels{"issuer": n}))
+		if i.keyfunc, err = newKeyfunc(i.keys); err != nil {
+			return nil, fmt.Errorf("read keys of %s: %w", name, err)
+		}
 		issuers[address] = i
 	}
 	if cfg.IssuerURL != "" && len(cfg.Clients) == 0 {
@@ -86,7 +92,7 @@ func numbers(clients map[string]config.OAuthClient) []string {
 }
 
 // fetch asks the issuer for its present signing keys: discovery, then the JWK set that it
-// names.
+// names. Only one goroutine may.
 func (i *issuer) fetch(ctx context.Context) ([]jwkset.JWK, error) {
 	at, err := i.Discover(ctx)
 	if err != nil {
@@ -98,52 +104,15 @@ func (i *issuer) fetch(ctx context.Context) ([]jwkset.JWK, error) {
 	if err := i.Get(ctx, at.Keys, &set); err != nil {
 		return nil, err
 	}
-	keys := public(set.Keys)
+	keys, complaint := public(set.Keys)
+	if complaint != i.complaint {
+		i.complaint = complaint
+		i.log.Warn("which keys of the issuer do not count has changed", zap.String("ignored", complaint))
+	}
 	if !slices.ContainsFunc(keys, signs) {
 		return nil, fmt.Errorf("read %s: no usable key among %d", at.Keys, len(set.Keys))
 	}
 	return keys, nil
-}
-
-// public returns those keys of a set that belong to an asymmetric algorithm, with an id.
-// One key that nobody here understands must not hide the others.
-func public(raw []json.RawMessage) []jwkset.JWK {
-	var keys []jwkset.JWK
-	for _, r := range raw {
-		key, err := jwkset.NewJWKFromRawJSON(r, jwkset.JWKMarshalOptions{}, jwkset.JWKValidateOptions{})
-		if err != nil || key.Marshal().KID == "" {
-			continue
-		}
-		switch key.Key().(type) {
-		case *rsa.PublicKey, *ecdsa.PublicKey, ed25519.PublicKey:
-			keys = append(keys, key)
-		}
-	}
-	return keys
-}
-
-// signs reports whether tokens may be signed with a key. Those without a use are signing
-// keys to most issuers; those for encryption are not.
-func signs(key jwkset.JWK) bool {
-	use := key.Marshal().USE
-	return use == jwkset.UseSig || use == ""
-}
-
-// fits reports whether a signature by that algorithm may be checked with a key: it is of
-// its type (RFC 7518, section 3.1), and the issuer has not meant it for another one.
-func fits(key jwkset.JWK, algorithm string) bool {
-	if meant := key.Marshal().ALG.String(); !signs(key) || meant != "" && meant != algorithm {
-		return false
-	}
-	switch k := key.Key().(type) {
-	case *rsa.PublicKey:
-		return strings.HasPrefix(algorithm, "RS") || strings.HasPrefix(algorithm, "PS")
-	case *ecdsa.PublicKey:
-		return algorithm == map[elliptic.Curve]string{elliptic.P256(): "ES256", elliptic.P384(): "ES384", elliptic.P521(): "ES512"}[k.Curve]
-	case ed25519.PublicKey:
-		return algorithm == "EdDSA"
-	}
-	return false
 }
 
 // meant reports whether a token's audience holds a client id of this issuer, and if the

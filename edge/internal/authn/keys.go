@@ -27,8 +27,9 @@ const (
 	unknownWait = time.Second
 )
 
-// errUnknownKey says that the issuer has no key of a token's key id.
-var errUnknownKey = errors.New("unknown key id")
+// errUnknownKey says that the issuer has no key for a token: none of its key id, or of its
+// algorithm.
+const errUnknownKey = refusal("token without a known key id")
 
 // keySet holds the issuer's keys in memory and refreshes them in the background. The keys
 // that were fetched last stay in use for as long as the issuer cannot be reached.

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // ErrForbidden says that credentials were read and do not count: a bad or expired token,
@@ -100,9 +102,15 @@ func OwnRoles(roles []string) []string {
 	return slices.Compact(roles)
 }
 
+// userBytes is the length of the longest user name.
+const userBytes = 1 << 10
+
 // ValidUser reports whether a name may be a user's. Names that begin with "role:" or
 // contain a slash are not, because the list of an application's members writes roles and
-// the users of further issuers that way: identities must never meet.
+// the users of further issuers that way: identities must never meet. Nor are names that
+// would look like another one in a log, or fill it.
 func ValidUser(name string) bool {
-	return name != "" && !strings.HasPrefix(name, "role:") && !strings.Contains(name, "/")
+	return name != "" && len(name) <= userBytes && utf8.ValidString(name) &&
+		!strings.HasPrefix(name, "role:") && !strings.Contains(name, "/") &&
+		!strings.ContainsFunc(name, unicode.IsControl)
 }

@@ -156,7 +156,7 @@ func readKey(i int, k apiKey, keys map[[sha256.Size]byte]storedKey, lines map[[s
 	case user.Kind != yaml.ScalarNode || user.Tag == "!!null" || user.Value == "":
 		wrong.add("%s%s has no user", at(user), field)
 	case !authn.ValidUser(user.Value):
-		wrong.add("%s%s.user begins with role: or contains a slash", at(user), field)
+		wrong.add("%s%s.user begins with role:, contains a slash or a control character, or is longer than 1 KiB", at(user), field)
 	}
 	if !expires.IsZero() {
 		var err error
