@@ -119,16 +119,21 @@ func fromPage(r *http.Request) bool {
 	return false
 }
 
+// forwarded are the headers by which proxies tell that a request is somebody else's.
+var forwarded = []string{"Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-Ip"}
+
 // opensDebug says whether r may use /debug, and the answer if not. Without a token only
-// programs of this machine may, and only where nobody else reaches the address at all.
+// programs of this machine may, and only where nobody else reaches the address at all:
+// directly, or through a proxy that runs here.
 func (g *guard) opensDebug(r *http.Request) (ok bool, status int, message string) {
 	if !g.hasToken {
 		peer, err := netip.ParseAddrPort(r.RemoteAddr)
-		if g.local && err == nil && peer.Addr().Unmap().IsLoopback() {
+		handedOn := slices.ContainsFunc(forwarded, func(name string) bool { return r.Header.Get(name) != "" })
+		if g.local && err == nil && peer.Addr().Unmap().IsLoopback() && !handedOn {
 			return true, 0, ""
 		}
 		return false, http.StatusForbidden,
-			"/debug is closed, since the health address is not loopback: set RUNTIME__HEALTH__DEBUG_TOKEN, and send it as Authorization: Bearer …"
+			"/debug is closed to all but programs of this machine, and where the health address is not loopback: set RUNTIME__HEALTH__DEBUG_TOKEN, and send it as Authorization: Bearer …"
 	}
 	var token string
 	if values := r.Header.Values("Authorization"); len(values) == 1 {

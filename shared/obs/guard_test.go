@@ -129,7 +129,7 @@ func TestDebugIsClosedWithoutATokenWhereOthersReachTheAddress(t *testing.T) {
 	}
 }
 
-func TestDebugOfLoopbackIsForPeersOnLoopback(t *testing.T) {
+func TestDebugOfLoopbackIsForProgramsOfThisMachine(t *testing.T) {
 	g := newGuard(config.Health{}, NewRegistry(), zap.NewNop())
 	g.local = true
 	for peer, want := range map[string]bool{
@@ -137,6 +137,13 @@ func TestDebugOfLoopbackIsForPeersOnLoopback(t *testing.T) {
 	} {
 		if ok, _, _ := g.opensDebug(&http.Request{RemoteAddr: peer}); ok != want {
 			t.Errorf("%q: %v", peer, ok)
+		}
+	}
+	for _, name := range []string{"Forwarded", "Via", "X-Forwarded-For", "X-Real-IP"} {
+		r := &http.Request{RemoteAddr: "127.0.0.1:1", Header: make(http.Header)}
+		r.Header.Set(name, "10.0.0.1")
+		if ok, _, _ := g.opensDebug(r); ok {
+			t.Errorf("open to who comes through a proxy that sends %s", name)
 		}
 	}
 }

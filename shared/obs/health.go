@@ -27,7 +27,7 @@ const (
 	readinessPath = "/readiness"
 
 	readTimeout  = 10 * time.Second
-	writeTimeout = 10 * time.Second // pprof adds the time that a profile takes
+	writeTimeout = 30 * time.Second // pprof adds the time that a profile takes
 	idleTimeout  = time.Minute
 	stopTimeout  = 2 * time.Second
 

@@ -1,11 +1,13 @@
 package obs
 
 import (
+	"context"
 	"io"
 	"net"
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -79,48 +81,50 @@ func TestFewDebugRequestsAreUnderWayAtATime(t *testing.T) {
 	}
 }
 
-// counting is a collector that notes how many scrapes run at a time.
-type counting struct {
-	mu        sync.Mutex
-	now, most int
+// slow is a collector that counts its runs, the first of which waits for release.
+type slow struct {
+	runs             atomic.Int32
+	entered, release chan struct{}
 }
 
-func (*counting) Describe(out chan<- *prometheus.Desc) {
-	out <- prometheus.NewDesc("counting", "Runs.", nil, nil)
+func (*slow) Describe(out chan<- *prometheus.Desc) {
+	out <- prometheus.NewDesc("slow", "Runs.", nil, nil)
 }
 
-func (c *counting) Collect(chan<- prometheus.Metric) {
-	c.mu.Lock()
-	c.now++
-	c.most = max(c.most, c.now)
-	c.mu.Unlock()
-	time.Sleep(time.Millisecond) // what another scrape would overlap with
-	c.mu.Lock()
-	c.now--
-	c.mu.Unlock()
+func (s *slow) Collect(chan<- prometheus.Metric) {
+	if s.runs.Add(1) == 1 {
+		close(s.entered)
+		<-s.release
+	}
 }
 
 func TestAFloodOfScrapesRunsOneAtATime(t *testing.T) {
-	reg, c := NewRegistry(), &counting{}
-	reg.MustRegister(c)
+	reg, s := NewRegistry(), &slow{entered: make(chan struct{}), release: make(chan struct{})}
+	reg.MustRegister(s)
 	h := NewHealth(config.Health{}, reg, zap.NewNop())
-	var all sync.WaitGroup
-	for range 32 {
-		all.Go(func() {
-			if status := scrape(t, h); status != 200 {
-				t.Errorf("a scrape: %d", status)
-			}
-		})
+	var first sync.WaitGroup
+	first.Go(func() {
+		if status := scrape(t.Context(), t, h); status != 200 {
+			t.Errorf("the first scrape: %d", status)
+		}
+	})
+	<-s.entered
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	scrape(gone, t, h)
+	if n := s.runs.Load(); n != 1 {
+		t.Errorf("%d scrapes run at a time", n)
 	}
-	all.Wait()
-	if c.most != 1 {
-		t.Errorf("%d scrapes ran at a time", c.most)
+	close(s.release)
+	first.Wait()
+	if status := scrape(t.Context(), t, h); status != 200 || s.runs.Load() != 2 {
+		t.Errorf("afterwards: %d, %d runs", status, s.runs.Load())
 	}
 }
 
 // scrape asks h for metrics, without a connection.
-func scrape(t *testing.T, h *Health) int {
-	r, err := http.NewRequestWithContext(t.Context(), "GET", "http://localhost/metrics", nil)
+func scrape(ctx context.Context, t *testing.T, h *Health) int {
+	r, err := http.NewRequestWithContext(ctx, "GET", "http://localhost/metrics", nil)
 	if err != nil {
 		t.Error(err)
 		return 0
@@ -142,7 +146,7 @@ func TestAScrapeThatNobodyReadsKeepsNobodyWaiting(t *testing.T) {
 		h.ServeHTTP(piped{answer{header: make(http.Header)}, stop}, r)
 	}()
 	asked := make(chan int)
-	go func() { asked <- scrape(t, h); asked <- scrape(t, h) }()
+	go func() { asked <- scrape(t.Context(), t, h); asked <- scrape(t.Context(), t, h) }()
 	for range 2 {
 		select {
 		case status := <-asked:
