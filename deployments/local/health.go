@@ -80,7 +80,7 @@ func (l *lately) note(now time.Time) { l.at.Store(now.UnixNano()) }
 
 func (l *lately) check() error {
 	if at := l.at.Load(); at == 0 || time.Since(time.Unix(0, at)) > sensorSilence {
-		return errors.New("Kafka takes no readings")
+		return errors.New("no reading has reached Kafka lately")
 	}
 	return nil
 }
