@@ -27,6 +27,7 @@ type commandLine struct {
 	config.Flags
 	Run     struct{} `cmd:"" default:"1" help:"Serve WebSockets. This is what happens without a command."`
 	HashKey hashKey  `cmd:"" help:"Read an API key from standard input and print its line for the applications file."`
+	Health  obs.Ask  `cmd:"" help:"Ask the edge that runs here at RUNTIME__HEALTH__BIND_ADDR whether it is ready; status 1 if not."`
 }
 
 func main() {
@@ -56,6 +57,9 @@ func run(args, environ []string, in io.Reader, out io.Writer) (status int, err e
 		return exitOK, nil
 	}
 	cfg, err := config.Read(cli.Config, environ)
+	if command == "health" {
+		return askHealth(cli.Health, cfg, err, out)
+	}
 	if err := config.Join(err, cfg.ValidateEdge()); err != nil {
 		return exitConfig, err
 	}
@@ -64,6 +68,17 @@ func run(args, environ []string, in io.Reader, out io.Writer) (status int, err e
 		return exitConfig, err
 	}
 	if err := gateway.Run(obs.Signals(log), cfg, log, nil); err != nil {
+		return exitRuntime, err
+	}
+	return exitOK, nil
+}
+
+// askHealth answers the command health. problems are those of cfg.
+func askHealth(command obs.Ask, cfg config.Config, problems error, out io.Writer) (status int, err error) {
+	if problems != nil {
+		return exitConfig, problems
+	}
+	if err := command.Do(cfg.Runtime.Health.BindAddr, out); err != nil {
 		return exitRuntime, err
 	}
 	return exitOK, nil

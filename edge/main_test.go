@@ -2,11 +2,17 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"go.uber.org/zap"
+
+	"canopy/shared/config"
+	"canopy/shared/obs"
 )
 
 func TestHashKeyPrintsTheEntryOfAKey(t *testing.T) {
@@ -70,6 +76,9 @@ func TestEdgeTellsItsMistakesByItsStatus(t *testing.T) {
 		{"--help", nil, exitOK, "hash-key", ""},
 		{"--version", nil, exitOK, "canopy-edge ", ""},
 		{"hash-key --help", nil, exitOK, "--user", ""},
+		{"health --help", nil, exitOK, "--liveness", ""},
+		{"health", []string{"RUNTIME__HEALTH__BIND_ADDR=127.0.0.1:0"}, exitRuntime, "", "not ready"},
+		{"health", []string{"RUNTIME__HEALTH__BIND=x"}, exitConfig, "", "unknown setting"},
 		{"--bogus", nil, exitConfig, "", "unknown flag --bogus"},
 		{"", []string{"EDGE__DRAIN=x", "HTTP__BIND=x"}, exitConfig, "", "3 problems"},
 		{"", []string{"EDGE__APPLICATIONS_FILE=" + apps, "HTTP__BIND_ADDR=127.0.0.1:0", health}, exitRuntime, "", "in use"},
@@ -79,6 +88,40 @@ func TestEdgeTellsItsMistakesByItsStatus(t *testing.T) {
 		if status != c.status || !strings.Contains(out.String(), c.out) || (err == nil) != (c.err == "") ||
 			err != nil && !strings.Contains(err.Error(), c.err) {
 			t.Errorf("%q %q: status %d, %v, output %q", c.args, c.environ, status, err, out.String())
+		}
+	}
+}
+
+func TestHealthAsksTheDaemonThatRunsHere(t *testing.T) {
+	daemon := obs.NewHealth(config.Health{BindAddr: "0.0.0.0:0"}, obs.NewRegistry(), zap.NewNop())
+	if err := daemon.Listen(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- daemon.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	environ := []string{"RUNTIME__HEALTH__BIND_ADDR=" + daemon.Addr().String()}
+	for _, c := range []struct {
+		args   string
+		ready  bool
+		status int
+		out    string
+	}{
+		{"health", false, exitRuntime, ""},
+		{"health --liveness", false, exitOK, "alive\n"},
+		{"health", true, exitOK, "ready\n"},
+	} {
+		daemon.SetReady(c.ready)
+		var out bytes.Buffer
+		status, err := run(strings.Fields(c.args), environ, strings.NewReader(""), &out)
+		if status != c.status || out.String() != c.out || (err == nil) != (c.status == exitOK) {
+			t.Errorf("%s: status %d, %v, output %q", c.args, status, err, out.String())
 		}
 	}
 }

@@ -21,6 +21,13 @@ const (
 	exitOK, exitRuntime, exitConfig = 0, 1, 2
 )
 
+// commandLine is kong's grammar.
+type commandLine struct {
+	config.Flags
+	Run    struct{} `cmd:"" default:"1" help:"Bridge Kafka to NATS. This is what happens without a command."`
+	Health obs.Ask  `cmd:"" help:"Ask the ingest that runs here at RUNTIME__HEALTH__BIND_ADDR whether it is ready; status 1 if not."`
+}
+
 func main() {
 	go garbage.Run(context.Background())
 	status, err := run(os.Args[1:], os.Environ(), os.Stdout)
@@ -32,8 +39,8 @@ func main() {
 
 // run is main with its surroundings handed in. It blocks until the daemon has stopped.
 func run(args, environ []string, out io.Writer) (status int, err error) {
-	var cli config.Flags
-	_, err = config.Parse(tool, help, &cli, args, out)
+	var cli commandLine
+	command, err := config.Parse(tool, help, &cli, args, out)
 	if errors.Is(err, config.ErrDone) {
 		return exitOK, nil
 	}
@@ -41,6 +48,9 @@ func run(args, environ []string, out io.Writer) (status int, err error) {
 		return exitConfig, err
 	}
 	cfg, err := config.Read(cli.Config, environ)
+	if command == "health" {
+		return askHealth(cli.Health, cfg, err, out)
+	}
 	if err := config.Join(err, cfg.ValidateIngest()); err != nil {
 		return exitConfig, err
 	}
@@ -49,6 +59,17 @@ func run(args, environ []string, out io.Writer) (status int, err error) {
 		return exitConfig, err
 	}
 	if err := bridge.Run(obs.Signals(log), cfg, log, nil); err != nil {
+		return exitRuntime, err
+	}
+	return exitOK, nil
+}
+
+// askHealth answers the command health. problems are those of cfg.
+func askHealth(command obs.Ask, cfg config.Config, problems error, out io.Writer) (status int, err error) {
+	if problems != nil {
+		return exitConfig, problems
+	}
+	if err := command.Do(cfg.Runtime.Health.BindAddr, out); err != nil {
 		return exitRuntime, err
 	}
 	return exitOK, nil

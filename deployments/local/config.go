@@ -51,6 +51,8 @@ Settings of the stack itself are environment variables, too:
   LOCAL__INGEST_HEALTH_ADDR
                       health of ingest when the edge runs beside it, by default
                       any free port: RUNTIME__HEALTH__BIND_ADDR is the edge's
+  LOCAL__HEALTH_ADDR  health of this process as a whole, which the command
+                      health asks, by default none
   LOCAL__DATA_DIR     folder that keeps everything over a restart, by default a
                       temporary one
 
@@ -85,6 +87,9 @@ type Config struct {
 
 	// IngestHealthAddr is the health address of ingest when the edge runs beside it.
 	IngestHealthAddr string
+
+	// HealthAddr is where the process says how it is; "" means nowhere.
+	HealthAddr string
 
 	// DataDir keeps what is stored; "" means a temporary folder, removed at the end.
 	DataDir string
@@ -126,6 +131,7 @@ func fromEnviron(environ []string) (Config, error) {
 		"LOCAL__ISSUER_ADDR":        &cfg.IssuerAddr,
 		"LOCAL__ISSUER_URL":         &cfg.IssuerURL,
 		"LOCAL__INGEST_HEALTH_ADDR": &cfg.IngestHealthAddr,
+		"LOCAL__HEALTH_ADDR":        &cfg.HealthAddr,
 		"LOCAL__DATA_DIR":           &cfg.DataDir,
 	}
 	for _, e := range environ {
@@ -143,6 +149,9 @@ func fromEnviron(environ []string) (Config, error) {
 		if _, _, err := splitAddr(*targets[name]); err != nil {
 			problems = append(problems, fmt.Sprintf("%s=%s: %v", name, *targets[name], err))
 		}
+	}
+	if _, _, err := splitAddr(cfg.HealthAddr); cfg.HealthAddr != "" && err != nil {
+		problems = append(problems, fmt.Sprintf("LOCAL__HEALTH_ADDR=%s: %v", cfg.HealthAddr, err))
 	}
 	if cfg.IssuerURL != "" && !strings.HasPrefix(cfg.IssuerURL, "http://") {
 		problems = append(problems, "LOCAL__ISSUER_URL="+cfg.IssuerURL+": expected an http URL")

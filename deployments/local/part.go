@@ -22,7 +22,8 @@ type crew struct {
 	ended chan *part
 }
 
-func newCrew() *crew { return &crew{ended: make(chan *part, len(Parts))} }
+// newCrew has room for all parts and for the health of the process.
+func newCrew() *crew { return &crew{ended: make(chan *part, len(Parts)+1)} }
 
 // start runs a part and returns when it is ready. run must call ready once, return when
 // its context ends, and return early only with an error. If ctx ends before the part is

@@ -20,6 +20,9 @@ func (c Config) listeners() []listener {
 			all = append(all, listener{part, setting, addr})
 		}
 	}
+	if c.HealthAddr != "" {
+		all = append(all, listener{healthPart, "LOCAL__HEALTH_ADDR", c.HealthAddr})
+	}
 	add(NATS, "LOCAL__NATS_ADDR", c.NATSAddr)
 	add(Kafka, "LOCAL__KAFKA_ADDR", c.KafkaAddr)
 	add(Issuer, "LOCAL__ISSUER_ADDR", c.IssuerAddr)

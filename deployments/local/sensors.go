@@ -30,8 +30,9 @@ const (
 )
 
 // runSensors lets simulated sensors send to the public application through the brokers,
-// each about once a second, until ctx ends. It calls ready when the first event is sent.
-func runSensors(ctx context.Context, brokers []string, log *zap.Logger, ready func()) error {
+// each about once a second, until ctx ends. It notes in sent when they have taken one, and
+// calls ready when the first event is sent.
+func runSensors(ctx context.Context, brokers []string, log *zap.Logger, sent *lately, ready func()) error {
 	client, err := kgo.NewClient(
 		kgo.SeedBrokers(brokers...),
 		kgo.AllowAutoTopicCreation(),
@@ -48,7 +49,9 @@ func runSensors(ctx context.Context, brokers []string, log *zap.Logger, ready fu
 	for n := 0; ; n++ {
 		record := reading(publicApplication, n%sensorCount+1, run+"-"+strconv.Itoa(n), time.Now())
 		client.TryProduce(ctx, record, func(_ *kgo.Record, err error) {
-			if err != nil && !errors.Is(err, context.Canceled) {
+			if err == nil {
+				sent.note(time.Now())
+			} else if !errors.Is(err, context.Canceled) {
 				log.Warn("a simulated reading was not sent", zap.Error(err))
 			}
 		})

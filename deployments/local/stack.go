@@ -16,6 +16,7 @@ import (
 
 	"canopy/edge/gateway"
 	"canopy/ingest/bridge"
+	"canopy/shared/obs"
 )
 
 // Addrs says where the parts are reached: those of this process where they were bound,
@@ -80,6 +81,9 @@ type stack struct {
 	log  *zap.Logger
 	crew *crew
 	at   Addrs
+
+	health *obs.Health // nil without an address for it
+	sent   lately      // a simulated reading
 }
 
 // start starts the parts in the order of Parts, each when the one before is ready.
@@ -91,6 +95,9 @@ func (s *stack) start(ctx context.Context) error {
 	}
 	if file := s.cfg.Settings.Edge.ApplicationsFile; file != "" {
 		s.at.Applications, s.at.APIKey = file, ""
+	}
+	if err := s.serveHealth(ctx); err != nil {
+		return err
 	}
 	runs := map[string]func(ctx context.Context, log *zap.Logger, ready func()) error{
 		NATS: s.nats, Kafka: s.kafka, Issuer: s.issuer, Ingest: s.ingest, Edge: s.edge, Sensors: s.sensors,
@@ -108,6 +115,10 @@ func (s *stack) start(ctx context.Context) error {
 		if err := s.awaitReadiness(ctx, name); err != nil {
 			return fmt.Errorf("start %s: %w", name, err)
 		}
+		s.watch(name)
+	}
+	if s.health != nil {
+		s.health.SetReady(true)
 	}
 	return nil
 }
@@ -168,7 +179,7 @@ func (s *stack) edge(ctx context.Context, log *zap.Logger, ready func()) error {
 }
 
 func (s *stack) sensors(ctx context.Context, log *zap.Logger, ready func()) error {
-	return runSensors(ctx, s.cfg.fill(s.at).Kafka.BootstrapServers, log, ready)
+	return runSensors(ctx, s.cfg.fill(s.at).Kafka.BootstrapServers, log, &s.sent, ready)
 }
 
 func (s *stack) path(name string) string { return filepath.Join(s.at.DataDir, name) }

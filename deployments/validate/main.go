@@ -1,5 +1,7 @@
-// Command validate checks docker-compose.yml without Docker: its schema, strictly, and that
-// every setting it gives to one of our own services is one that they know.
+// Command validate checks docker-compose.yml without Docker: its schema, strictly, that every
+// setting it gives to one of our own services is one that they know, and that no service runs
+// as root, without a limit of its memory or without a health check. So it does the Dockerfiles
+// beside it, and that images and CI's actions are pinned.
 //
 //	bin/canopy-local --help | go run . ../../docker-compose.yml
 //
@@ -24,6 +26,9 @@ import (
 
 // ours is how the path of a Dockerfile of our own begins.
 const ours = "deployments/docker/"
+
+// runtimes are the settings of Go itself.
+var runtimes = []string{"GOGC", "GOMAXPROCS", "GOMEMLIMIT"}
 
 var (
 	settingName = regexp.MustCompile(`\b[A-Z][A-Z_]*?__[A-Z0-9_<>]+`)
@@ -57,8 +62,12 @@ func run(ctx context.Context, path string, help io.Reader) error {
 	}
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(project.Services)) {
-		errs = append(errs, check(project.Services[name], known)...)
+		s := project.Services[name]
+		errs = append(errs, check(s, known)...)
+		errs = append(errs, bounds(s, ends(project, name))...)
 	}
+	dir := filepath.Dir(path)
+	errs = append(errs, dockerfiles(dir), workflows(dir))
 	return errors.Join(errs...)
 }
 
@@ -87,7 +96,7 @@ func check(s types.ServiceConfig, known []string) []error {
 		}
 	}
 	if s.Build == nil {
-		if !strings.Contains(s.Image, ":") || strings.HasSuffix(s.Image, ":latest") {
+		if !pinned(s.Image) {
 			add("image %q is not pinned", s.Image)
 		}
 		return errs
@@ -99,8 +108,45 @@ func check(s types.ServiceConfig, known []string) []error {
 		add("is built from what is not there: %w", err)
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.Environment)) {
-		if !slices.Contains(known, number.ReplaceAllString(name, "__<N>__")) {
+		if !slices.Contains(runtimes, name) && !slices.Contains(known, number.ReplaceAllString(name, "__<N>__")) {
 			add("unknown setting %s", name)
+		}
+	}
+	return errs
+}
+
+// ends says whether others wait until the service has done its work and is gone.
+func ends(project *types.Project, name string) bool {
+	for _, s := range project.Services {
+		if s.DependsOn[name].Condition == types.ServiceConditionCompletedSuccessfully {
+			return true
+		}
+	}
+	return false
+}
+
+// bounds looks at what a service may do to the others and to the machine. One that ends
+// may be root, if it reaches nobody, and needs no health check.
+func bounds(s types.ServiceConfig, ends bool) []error {
+	var errs []error
+	add := func(format string, args ...any) {
+		errs = append(errs, fmt.Errorf("service %s: "+format, append([]any{s.Name}, args...)...))
+	}
+	if !slices.Contains(s.CapDrop, "ALL") {
+		add("keeps capabilities: expected cap_drop: [ALL]")
+	}
+	if alone := ends && s.NetworkMode == "none" && s.ReadOnly; root(s.User) && !alone {
+		add("runs as root: expected user")
+	}
+	if s.MemLimit <= 0 && (s.Deploy == nil || s.Deploy.Resources.Limits == nil || s.Deploy.Resources.Limits.MemoryBytes <= 0) {
+		add("may take all memory: expected mem_limit")
+	}
+	if c := s.HealthCheck; !ends && (c == nil || c.Disable || len(c.Test) == 0 || c.Test[0] == "NONE") {
+		add("has no health check")
+	}
+	for _, on := range slices.Sorted(maps.Keys(s.DependsOn)) {
+		if s.DependsOn[on].Condition == types.ServiceConditionStarted {
+			add("waits only until %s is started: expected condition: service_healthy", on)
 		}
 	}
 	return errs

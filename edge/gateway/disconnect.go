@@ -19,11 +19,6 @@ const disconnectTimeout = 10 * time.Second
 // with one of the query parameters user and application. It answers how many there were.
 func disconnect(sessions *session.Registry, log *zap.Logger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// A page in a browser on this machine can send a POST here, but not hide that it did.
-		if r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "" {
-			answerJSON(w, http.StatusForbidden, map[string]any{"error": "Forbidden", "message": "Not for browsers"})
-			return
-		}
 		user, application, ok := whom(r.URL.RawQuery)
 		if !ok {
 			answerJSON(w, http.StatusBadRequest, map[string]any{

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/coder/websocket"
+
+	"canopy/shared/config"
 )
 
 // askHealth sends a request to the health address and returns the answer's status and body.
@@ -101,6 +103,65 @@ func TestDisconnectRefusesWhatItShouldNotDo(t *testing.T) {
 		if status, body := s.askHealth(c.method, "/debug/disconnect"+c.path, c.header); status != c.status {
 			t.Errorf("%s %s %v: %d %s, want %d", c.method, c.path, c.header, status, body, c.status)
 		}
+	}
+	s.publish("open-app", "", 1)
+	if r := read(t, stays); r.Data.N != 1 {
+		t.Errorf("the socket got %+v", r)
+	}
+}
+
+func TestDisconnectAndGroupsAreClosedWithoutTheTokenWhereOthersReachThem(t *testing.T) {
+	const token = "a-token-of-32-characters-exactly"
+	right, wrong := http.Header{"Authorization": {"Bearer " + token}}, http.Header{"Authorization": {"Bearer " + token + "x"}}
+	for _, c := range []struct {
+		bind, token string
+		header      http.Header
+		status      int
+	}{
+		{"127.0.0.1:0", "", nil, http.StatusOK},
+		{"0.0.0.0:0", "", nil, http.StatusForbidden},
+		{"0.0.0.0:0", "", right, http.StatusForbidden},
+		{"0.0.0.0:0", token, nil, http.StatusUnauthorized},
+		{"127.0.0.1:0", token, wrong, http.StatusUnauthorized},
+		{"0.0.0.0:0", token, right, http.StatusOK},
+	} {
+		s := startEdge(t, func(cfg *config.Config) {
+			cfg.Runtime.Health.BindAddr, cfg.Runtime.Health.DebugToken = c.bind, c.token
+		})
+		stays := s.dial("/open-app", nil)
+		for _, ask := range []struct{ method, path string }{{"POST", "/debug/disconnect?user=alice"}, {"GET", "/debug/groups"}} {
+			if status, body := s.askHealth(ask.method, ask.path, c.header); status != c.status {
+				t.Errorf("%s with token %q, %s: %d %s, want %d", c.bind, c.token, ask.path, status, body, c.status)
+			}
+		}
+		if c.status != http.StatusOK {
+			s.askHealth("POST", "/debug/disconnect?application=open-app", c.header)
+			s.publish("open-app", "", 1)
+			if r := read(t, stays); r.Data.N != 1 {
+				t.Errorf("the socket got %+v", r)
+			}
+		}
+		if err := s.stop(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestDisconnectIsNotForPagesThatPointANameAtTheEdge(t *testing.T) {
+	s := startEdge(t, nil)
+	stays := s.dial("/open-app", nil)
+	r, err := http.NewRequest("POST", "http://"+s.admin+"/debug/disconnect?application=open-app", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Host = "evil.example:9090"
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = answer.Body.Close()
+	if answer.StatusCode != http.StatusMisdirectedRequest {
+		t.Errorf("it was answered %s", answer.Status)
 	}
 	s.publish("open-app", "", 1)
 	if r := read(t, stays); r.Data.N != 1 {

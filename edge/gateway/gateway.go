@@ -113,8 +113,8 @@ func Run(ctx context.Context, cfg config.Config, log *zap.Logger, ready func(Add
 // open makes all parts, the listeners first.
 func (e *edge) open(ctx context.Context) error {
 	reg := obs.NewRegistry()
-	e.health = obs.NewHealth(reg, e.log)
-	if err := e.health.Listen(e.cfg.Runtime.Health.BindAddr); err != nil {
+	e.health = obs.NewHealth(e.cfg.Runtime.Health, reg, e.log)
+	if err := e.health.Listen(); err != nil {
 		return fmt.Errorf("start edge: %w", err)
 	}
 	var err error
@@ -160,7 +160,7 @@ func (e *edge) open(ctx context.Context) error {
 	e.health.AddCheck("nats groups", natsconn.Check(e.members))
 	e.health.AddCheck("streams", e.hub.Ready)
 	e.health.AddCheck("openid", e.authn.Ready)
-	e.health.Handle("POST /debug/disconnect", disconnect(e.sessions, e.log))
+	e.health.HandleDebug("POST /debug/disconnect", disconnect(e.sessions, e.log))
 	return nil
 }
 
@@ -196,7 +196,7 @@ func (e *edge) openGroups(reg prometheus.Registerer) (err error) {
 		return err
 	}
 	e.looks.Store(e.groups)
-	e.health.Handle("/debug/groups", e.groups)
+	e.health.HandleDebug("/debug/groups", e.groups)
 	return nil
 }
 

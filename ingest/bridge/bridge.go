@@ -36,8 +36,8 @@ import (
 // under way, commits and leaves; then the publisher, then health.
 func Run(ctx context.Context, cfg config.Config, log *zap.Logger, ready func(health net.Addr)) error {
 	reg := obs.NewRegistry()
-	health := obs.NewHealth(reg, log)
-	if err := health.Listen(cfg.Runtime.Health.BindAddr); err != nil {
+	health := obs.NewHealth(cfg.Runtime.Health, reg, log)
+	if err := health.Listen(); err != nil {
 		return fmt.Errorf("start ingest: %w", err)
 	}
 	b, err := build(cfg, log, reg)

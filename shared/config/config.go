@@ -102,7 +102,9 @@ type Runtime struct {
 
 // Health is the address of probes, metrics and profiles.
 type Health struct {
-	BindAddr string `key:"bind_addr" default:"127.0.0.1:9090" help:"address of /liveness, /readiness, /metrics and /debug, host:port; never the public one"`
+	BindAddr   string   `key:"bind_addr" default:"127.0.0.1:9090" help:"address of /liveness, /readiness, /metrics and /debug, host:port; never the public one"`
+	Hosts      []string `key:"hosts" help:"names by which it may be asked for, beside addresses and localhost, separated by commas: canopy-edge, or *.svc for all below svc; a name that somebody else controls lets web pages of his read what is there"`
+	DebugToken string   `key:"debug_token" secret:"true" help:"what requests to /debug (profiles, groups, disconnect) must carry as Authorization: Bearer …, at least 16 characters, such as from openssl rand -hex 32; without it /debug is open to programs of this machine if RUNTIME__HEALTH__BIND_ADDR is loopback, and closed if not"`
 }
 
 // Log says what is logged and how.

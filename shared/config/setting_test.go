@@ -29,7 +29,7 @@ func TestEverySettingIsDescribedAndItsDefaultParses(t *testing.T) {
 
 func TestEveryPasswordAndSecretIsTaggedSecret(t *testing.T) {
 	for _, s := range settings {
-		sounds := strings.Contains(s.name, "PASSWORD") || strings.Contains(s.name, "SECRET")
+		sounds := strings.Contains(s.name, "PASSWORD") || strings.Contains(s.name, "SECRET") || strings.HasSuffix(s.name, "TOKEN")
 		if sounds != s.secret {
 			t.Errorf("%s: secret is %v", s.name, s.secret)
 		}

@@ -4,10 +4,17 @@ import (
 	"net"
 	"net/url"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+)
+
+var (
+	// hostName is one, perhaps of a docker-compose service, with a *. before it or not.
+	hostName   = regexp.MustCompile(`^(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?$`)
+	debugToken = regexp.MustCompile(`^[!-~]{16,1000}$`)
 )
 
 // check collects what is wrong with one configuration.
@@ -49,11 +56,19 @@ func (c *check) value(s setting) any {
 // common checks what both tiers use.
 func (c *check) common(cfg Config) {
 	r := cfg.Runtime
-	c.address("RUNTIME__HEALTH__BIND_ADDR", r.Health.BindAddr)
+	c.health(r.Health)
 	c.oneOf("RUNTIME__LOG__LEVEL", r.Log.Level, "debug", "info", "warn", "error")
 	c.oneOf("RUNTIME__LOG__FORMAT", r.Log.Format, "json", "console")
 	c.that(natsURLs(cfg.NATS.URL), "NATS__URL", "expected URLs such as nats://host:4222, separated by commas")
 	c.pair("NATS__TLS__CERT_FILE", cfg.NATS.TLS.CertFile, "NATS__TLS__KEY_FILE", cfg.NATS.TLS.KeyFile)
+}
+
+func (c *check) health(h Health) {
+	c.address("RUNTIME__HEALTH__BIND_ADDR", h.BindAddr)
+	c.that(!slices.ContainsFunc(h.Hosts, func(name string) bool { return !hostName.MatchString(name) }),
+		"RUNTIME__HEALTH__HOSTS", "expected host names without ports, such as canopy-edge, or *.svc for all below svc")
+	c.hidden(h.DebugToken == "" || debugToken.MatchString(h.DebugToken),
+		"RUNTIME__HEALTH__DEBUG_TOKEN", "expected 16 to 1000 characters of ASCII without blanks")
 }
 
 func (c *check) address(name, addr string) {

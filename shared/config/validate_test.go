@@ -157,6 +157,13 @@ func TestValidateIngestSaysWhatIsWrong(t *testing.T) {
 		{"NATS__URL=nats://a:1,http://b", []string{"NATS__URL"}},
 		{"NATS__URL=a:4222,tls://u:p@b,wss://c:443", nil},
 		{"NATS__TLS__KEY_FILE=k", []string{"NATS__TLS__CERT_FILE"}},
+		{"RUNTIME__HEALTH__HOSTS=canopy-edge,Edge.example.,*.canopy.svc,a_b,10.0.0.1 RUNTIME__HEALTH__DEBUG_TOKEN=0123456789abcdef", nil},
+		{"RUNTIME__HEALTH__HOSTS=*", []string{"expected host names"}},
+		{"RUNTIME__HEALTH__HOSTS=edge,edge:9090", []string{"expected host names without ports"}},
+		{"RUNTIME__HEALTH__HOSTS=http://edge", []string{"expected host names"}},
+		{"RUNTIME__HEALTH__HOSTS=e*.svc", []string{"expected host names"}},
+		{"RUNTIME__HEALTH__DEBUG_TOKEN=0123456789abcde", []string{"RUNTIME__HEALTH__DEBUG_TOKEN: expected 16 to 1000 characters"}},
+		{"RUNTIME__HEALTH__DEBUG_TOKEN=0123456789abcdéf", []string{"RUNTIME__HEALTH__DEBUG_TOKEN: expected 16 to 1000 characters"}},
 		{"RUNTIME__HEALTH__BIND_ADDR=9090 RUNTIME__LOG__LEVEL=loud RUNTIME__LOG__FORMAT=xml", []string{"host:port", "expected debug, info, warn or error", "expected json or console"}},
 	} {
 		t.Run(c.environ, func(t *testing.T) {

@@ -1,6 +1,7 @@
 package obs
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,27 +18,47 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.uber.org/zap"
+
+	"canopy/shared/config"
 )
 
 const (
-	readTimeout = 10 * time.Second
-	idleTimeout = time.Minute
-	stopTimeout = 2 * time.Second
+	livenessPath  = "/liveness"
+	readinessPath = "/readiness"
 
-	// A CPU profile writes its answer when its time is over, and the client chooses that
-	// time, up to this.
-	writeTimeout = 5 * time.Minute
+	readTimeout  = 10 * time.Second
+	writeTimeout = 30 * time.Second // pprof adds the time that a profile takes
+	idleTimeout  = time.Minute
+	stopTimeout  = 2 * time.Second
 
 	maxHeaderBytes = 16 << 10
+	maxBodyBytes   = 64 << 10
+	maxConnections = 64
+
+	// maxDebug bounds the requests below /debug that are under way. The runtime takes one
+	// processor profile and one trace at a time by itself.
+	maxDebug = 4
+
+	// maxProfile bounds the time that who asks for a profile may choose.
+	maxProfile = time.Minute
 )
 
-// Health serves /liveness, /readiness, /metrics and /debug/pprof/ on an address of its own.
-// Listen and Run are called once each, in this order; every other method may be called
-// from any goroutine at any time.
+// Health serves /liveness, /readiness, /metrics and what lies below /debug/, on an address
+// of its own. Listen and Run are called once each, in this order; every other method may be
+// called from any goroutine at any time.
+//
+// All of it is for requests that name the server as it is known (RUNTIME__HEALTH__HOSTS),
+// all but the probes for those that no other site's page has sent, and /debug for who has
+// RUNTIME__HEALTH__DEBUG_TOKEN.
 type Health struct {
-	log *zap.Logger
-	mux *http.ServeMux
-	ln  net.Listener
+	addr  string
+	log   *zap.Logger
+	mux   *http.ServeMux
+	guard *guard
+	ln    net.Listener
+
+	scraping chan struct{} // has room for the scrape that is under way
+	debugs   chan struct{} // has room for the requests below /debug that are under way
 
 	ready atomic.Bool
 
@@ -51,19 +74,23 @@ type result struct {
 }
 
 // NewHealth makes a server that is alive and not ready. /metrics shows what is in reg.
-func NewHealth(reg *prometheus.Registry, log *zap.Logger) *Health {
-	h := &Health{log: log, mux: http.NewServeMux(), checks: make(map[string]func() error)}
-	h.mux.HandleFunc("GET /liveness", h.liveness)
-	h.mux.HandleFunc("GET /readiness", h.readiness)
-	h.mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{
+func NewHealth(cfg config.Health, reg *prometheus.Registry, log *zap.Logger) *Health {
+	h := &Health{
+		addr: cfg.BindAddr, log: log, mux: http.NewServeMux(), guard: newGuard(cfg, reg, log),
+		scraping: make(chan struct{}, 1), debugs: make(chan struct{}, maxDebug),
+		checks: make(map[string]func() error),
+	}
+	h.mux.HandleFunc("GET "+livenessPath, h.liveness)
+	h.mux.HandleFunc("GET "+readinessPath, h.readiness)
+	h.mux.Handle("GET /metrics", h.oneAtATime(promhttp.HandlerFor(reg, promhttp.HandlerOpts{
 		ErrorLog: zap.NewStdLog(log), ErrorHandling: promhttp.ContinueOnError, Registry: reg,
-	}))
-	h.mux.HandleFunc("GET /debug/pprof/", pprof.Index)
-	h.mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
-	h.mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-	h.mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
-	h.mux.HandleFunc("POST /debug/pprof/symbol", pprof.Symbol)
-	h.mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	})))
+	h.HandleDebug("GET /debug/pprof/", http.HandlerFunc(pprof.Index))
+	h.HandleDebug("GET /debug/pprof/cmdline", http.HandlerFunc(pprof.Cmdline))
+	h.HandleDebug("GET /debug/pprof/profile", http.HandlerFunc(pprof.Profile))
+	h.HandleDebug("GET /debug/pprof/symbol", http.HandlerFunc(pprof.Symbol))
+	h.HandleDebug("POST /debug/pprof/symbol", http.HandlerFunc(pprof.Symbol))
+	h.HandleDebug("GET /debug/pprof/trace", http.HandlerFunc(pprof.Trace))
 	return h
 }
 
@@ -79,17 +106,51 @@ func (h *Health) AddCheck(name string, check func() error) {
 // SetReady is the switch above all checks; it starts off.
 func (h *Health) SetReady(ready bool) { h.ready.Store(ready) }
 
-// Handle adds a handler, by http.ServeMux's patterns. It panics if the pattern is taken.
-func (h *Health) Handle(pattern string, handler http.Handler) { h.mux.Handle(pattern, handler) }
+// HandleDebug adds a handler for operators, by http.ServeMux's patterns. It panics if the
+// pattern is taken, or does not lie below /debug/.
+func (h *Health) HandleDebug(pattern string, handler http.Handler) {
+	if !strings.Contains(pattern, "/debug/") {
+		panic("not below /debug/: " + pattern)
+	}
+	h.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+		if ok, status, message := h.guard.opensDebug(r); !ok {
+			h.guard.refuse(w, r, reasonToken, status, message)
+			return
+		}
+		if !shortEnough(r) {
+			http.Error(w, "seconds: expected at most "+strconv.Itoa(int(maxProfile.Seconds())), http.StatusBadRequest)
+			return
+		}
+		select {
+		case h.debugs <- struct{}{}:
+			defer func() { <-h.debugs }()
+			handler.ServeHTTP(w, r)
+		default:
+			h.guard.refuse(w, r, reasonBusy, http.StatusServiceUnavailable, "too many requests below /debug at a time")
+		}
+	})
+}
 
-// Listen binds addr, host:port; port 0 chooses a free one. Run must follow, or the address
-// stays bound.
-func (h *Health) Listen(addr string) error {
-	ln, err := net.Listen("tcp", addr)
+// shortEnough looks at the time that a profile shall take, where the handler will look.
+// What is no number gets the handler's default.
+func shortEnough(r *http.Request) bool {
+	if r.Method == http.MethodPost {
+		return true // the body is the handler's, and no profile is taken by POST
+	}
+	seconds, err := strconv.ParseFloat(r.FormValue("seconds"), 64)
+	return err != nil || seconds <= maxProfile.Seconds()
+}
+
+// Listen binds the address of the configuration; port 0 chooses a free one. Run must
+// follow, or the address stays bound.
+func (h *Health) Listen() error {
+	ln, err := net.Listen("tcp", h.addr)
 	if err != nil {
 		return fmt.Errorf("listen for health: %w", err)
 	}
 	h.ln = ln
+	tcp, ok := ln.Addr().(*net.TCPAddr)
+	h.guard.local = ok && tcp.IP.IsLoopback()
 	return nil
 }
 
@@ -108,13 +169,16 @@ func (h *Health) Run(ctx context.Context) error {
 		return errors.New("serve health: Listen was not called")
 	}
 	srv := &http.Server{
-		Handler:           h.mux,
+		Handler:           h,
 		ReadHeaderTimeout: readTimeout,
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          zap.NewStdLog(h.log),
+		ConnState:         newConnections(maxConnections).state,
+		// Or OPTIONS * is answered to anybody.
+		DisableGeneralOptionsHandler: true,
 	}
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(h.ln) }()
@@ -134,6 +198,55 @@ func (h *Health) Run(ctx context.Context) error {
 	}
 	return nil
 }
+
+// ServeHTTP refuses what pages of other sites send, and hands on the rest.
+func (h *Health) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.Header().Set("Cross-Origin-Resource-Policy", "same-origin")
+	r.Body = http.MaxBytesReader(w, r.Body, maxBodyBytes)
+	probe := r.URL.Path == livenessPath || r.URL.Path == readinessPath
+	switch {
+	case !h.guard.knows(r.Host):
+		h.guard.refuse(w, r, reasonHost, http.StatusMisdirectedRequest, unknownHost(r.Host))
+	case !probe && fromPage(r):
+		h.guard.refuse(w, r, reasonPage, http.StatusForbidden, "not for pages of other sites")
+	default:
+		h.mux.ServeHTTP(w, r)
+	}
+}
+
+// oneAtATime lets a flood of requests cost one core at most. The answer is written
+// when it is whole, so that nobody waits for a client that reads slowly.
+func (h *Health) oneAtATime(handler http.Handler) http.Handler {
+	collect := func(whole *answer, r *http.Request) bool {
+		select {
+		case h.scraping <- struct{}{}:
+			defer func() { <-h.scraping }()
+			handler.ServeHTTP(whole, r)
+			return true
+		case <-r.Context().Done():
+			return false
+		}
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		whole := &answer{header: w.Header(), status: http.StatusOK}
+		if collect(whole, r) {
+			w.WriteHeader(whole.status)
+			_, _ = w.Write(whole.body.Bytes()) // the client may be gone
+		}
+	})
+}
+
+// answer is one that is not written yet.
+type answer struct {
+	header http.Header
+	status int
+	body   bytes.Buffer
+}
+
+func (a *answer) Header() http.Header         { return a.header }
+func (a *answer) WriteHeader(status int)      { a.status = status }
+func (a *answer) Write(b []byte) (int, error) { return a.body.Write(b) }
 
 func (h *Health) liveness(w http.ResponseWriter, _ *http.Request) {
 	h.answer(w, result{Success: true})

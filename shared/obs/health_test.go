@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"reflect"
 	"strings"
@@ -13,16 +14,25 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"canopy/shared/config"
 )
 
-// start serves a Health on a free port until the test ends, and gives its base URL.
+const token = "a-token-of-32-characters-exactly"
+
+// start serves a Health on a free port of loopback until the test ends, and gives its base URL.
 func start(t *testing.T) (*Health, string) {
 	t.Helper()
-	h := NewHealth(NewRegistry(), zap.NewNop())
+	return startAs(t, config.Health{BindAddr: "127.0.0.1:0"}, zap.NewNop())
+}
+
+func startAs(t *testing.T, cfg config.Health, log *zap.Logger) (*Health, string) {
+	t.Helper()
+	h := NewHealth(cfg, NewRegistry(), log)
 	if h.Addr() != nil {
 		t.Errorf("address %v before Listen", h.Addr())
 	}
-	if err := h.Listen("127.0.0.1:0"); err != nil {
+	if err := h.Listen(); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -34,12 +44,33 @@ func start(t *testing.T) (*Health, string) {
 			t.Errorf("Run ended with %v", err)
 		}
 	})
-	return h, "http://" + h.Addr().String()
+	_, port, err := net.SplitHostPort(h.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h, "http://127.0.0.1:" + port
 }
 
-func get(t *testing.T, url string) (status int, body string) {
+func get(t *testing.T, url string, header ...string) (status int, body string) {
 	t.Helper()
-	resp, err := http.Get(url)
+	return send(t, http.MethodGet, url, nil, header...)
+}
+
+// send makes a request with headers, each as "Name: value"; Host is one of them.
+func send(t *testing.T, method, url string, content io.Reader, header ...string) (status int, body string) {
+	t.Helper()
+	r, err := http.NewRequest(method, url, content)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range header {
+		name, value, _ := strings.Cut(line, ": ")
+		r.Header.Add(name, value)
+		if name == "Host" {
+			r.Host = value
+		}
+	}
+	resp, err := http.DefaultClient.Do(r)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +134,7 @@ func TestMetricsTellBuildRuntimeAndProcess(t *testing.T) {
 
 func TestProfilesAndOwnHandlersAreServed(t *testing.T) {
 	h, url := start(t)
-	h.Handle("POST /debug/disconnect", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	h.HandleDebug("POST /debug/disconnect", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusAccepted)
 	}))
 	resp, err := http.Post(url+"/debug/disconnect?user=alice", "", nil)
@@ -126,8 +157,8 @@ func TestProfilesAndOwnHandlersAreServed(t *testing.T) {
 
 func TestListenSaysThatAnAddressIsTaken(t *testing.T) {
 	h, _ := start(t)
-	other := NewHealth(NewRegistry(), zap.NewNop())
-	if err := other.Listen(h.Addr().String()); err == nil || !strings.Contains(err.Error(), h.Addr().String()) {
+	other := NewHealth(config.Health{BindAddr: h.Addr().String()}, NewRegistry(), zap.NewNop())
+	if err := other.Listen(); err == nil || !strings.Contains(err.Error(), h.Addr().String()) {
 		t.Errorf("a taken address gave %v", err)
 	}
 	if err := other.Run(context.Background()); err == nil {
@@ -136,14 +167,14 @@ func TestListenSaysThatAnAddressIsTaken(t *testing.T) {
 }
 
 func TestRunDoesNotWaitForASlowRequest(t *testing.T) {
-	h := NewHealth(NewRegistry(), zap.NewNop())
+	h := NewHealth(config.Health{BindAddr: "127.0.0.1:0"}, NewRegistry(), zap.NewNop())
 	entered, release := make(chan struct{}), make(chan struct{})
-	h.Handle("GET /slow", http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+	h.HandleDebug("GET /debug/slow", http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
 		close(entered)
 		<-release
 	}))
 	defer close(release)
-	if err := h.Listen("127.0.0.1:0"); err != nil {
+	if err := h.Listen(); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -151,7 +182,7 @@ func TestRunDoesNotWaitForASlowRequest(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- h.Run(ctx) }()
 	go func() {
-		if resp, err := http.Get("http://" + h.Addr().String() + "/slow"); err == nil {
+		if resp, err := http.Get("http://" + h.Addr().String() + "/debug/slow"); err == nil {
 			_ = resp.Body.Close()
 		}
 	}()
