@@ -272,7 +272,6 @@ func (p *replayer) serve(ctx context.Context, r *Reader, b *block) bool {
 			return false
 		}
 		if r.owed.Load() != 0 && r.stall() {
-			p.feed.hub.checkHeld()
 			r.unclaim()
 			return false
 		}
@@ -363,7 +362,7 @@ func (h *Hub) startReplay(ctx context.Context, shard int) (release func(), err e
 // if ctx ends before.
 func (h *Hub) awaitRoom(ctx context.Context) bool {
 	for h.config.Held() > h.config.Buffers.SocketBytes {
-		h.signalOver()
+		h.press()
 		select {
 		case <-ctx.Done():
 			return false

@@ -140,6 +140,15 @@ func (c *Conn) LastHeard() uint32 {
 	return c.heard.Load()
 }
 
+// OnWire is how many bytes a write of n becomes at most: TLS makes a record of even the
+// smallest one. n is less than 16 KiB.
+func (c *Conn) OnWire(n int) int {
+	if c.secure != nil {
+		return n + recordOverhead
+	}
+	return n
+}
+
 // ExpectPong says that a Ping is about to be written: one Pong does not count against
 // Config.MaxFrames then.
 func (c *Conn) ExpectPong() { c.state.Add(awaitedPong) }

@@ -5,6 +5,9 @@ import "encoding/binary"
 const (
 	recordHeader = 5 // bytes: type, version, length
 
+	// recordOverhead is what a record adds to what it carries, at most: TLS 1.2 with GCM.
+	recordOverhead = recordHeader + 8 + 16
+
 	// fewSilent is how much may come in whole records without anything to read for the owner
 	// before that counts as unfinished: more than a change of keys takes.
 	fewSilent = 1 << 10
