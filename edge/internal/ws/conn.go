@@ -192,5 +192,8 @@ func (c *Conn) counts() int {
 	if begun {
 		n++
 	}
+	if begun && c.secure != nil {
+		c.secure.crumbs = 0
+	}
 	return n
 }

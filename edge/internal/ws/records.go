@@ -16,10 +16,10 @@ const (
 	// enough for the handshakes, and a request's headers in small pieces.
 	fewToUpgrade = 4 << 10
 
-	// A record that gives less than a crumb, in the middle of a frame, counts for
-	// Config.MaxFrames as soon as fewCrumbs have come: it costs as much as a frame, but a
-	// client may write the parts of a frame one by one.
-	crumb     = 128
+	// A record that gives less than a crumb and ends in the middle of a frame costs as much as
+	// a frame. So fewCrumbs of them count as one, since a client may write the parts of a
+	// frame one by one.
+	crumb     = 128 // bytes
 	fewCrumbs = 8
 
 	// replyBytes is what TLS answers to a KeyUpdate, and mostReplies how much of that may wait

@@ -65,7 +65,7 @@ type carrier struct {
 	part    *partial // what crypto/tls holds that is not finished; guarded by Conn.turn
 	before  uint32   // whole records before part
 	counted uint32   // whole records up to here were charged for; guarded by Conn.turn
-	crumbs  uint8    // small pieces of frames, modulo fewCrumbs; guarded by Conn.turn
+	crumbs  uint8    // since the latest frame began; guarded by Conn.turn
 	replies uint16   // bytes of answers that may wait; guarded by Conn.turn
 
 	mu      sync.Mutex   // guards what follows; not held across a write
@@ -272,7 +272,7 @@ func (c *Conn) decrypt(data []byte, e *Engine) {
 }
 
 // chargeRecords counts the records which crypto/tls has gone through to give n bytes: each
-// that gave nothing like a frame, and a few crumbs together like one. It has a client go that
+// that gave nothing like a frame, and several crumbs together like one. It has a client go that
 // does not read what TLS may have answered. The caller holds turn.
 func (c *Conn) chargeRecords(n int, e *Engine) {
 	s := c.secure
@@ -286,7 +286,8 @@ func (c *Conn) chargeRecords(n int, e *Engine) {
 	}
 	frames := max(useless, 0)
 	if n > 0 && n < crumb && c.read.inside() {
-		if s.crumbs = (s.crumbs + 1) % fewCrumbs; s.crumbs == 0 {
+		if s.crumbs++; s.crumbs == fewCrumbs {
+			s.crumbs = 0
 			frames++
 		}
 	}
