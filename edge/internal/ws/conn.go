@@ -29,8 +29,8 @@ const orphanTimeout = 5 * time.Second
 
 // Handler is the owner of a connection and hears what comes from the peer.
 //
-// Calls for one connection never overlap, except OnUnread, and OnWritten, which comes from whatever
-// goroutine writes or flushes, under nbio's lock of the connection: it may set atomics and
+// Calls for one connection never overlap, except OnUnread, and OnWritten, which comes from
+// whatever goroutine writes or flushes, under nbio's lock of the connection: it may set atomics and
 // queue, never call the connection. No method may block: it would hold up every connection
 // of its poller. A payload is valid during the call only. A method that panics costs its
 // connection, not the process; Engine.Panics counts.
@@ -135,7 +135,8 @@ func shutdown(nb *nbio.Conn, how int) {
 }
 
 // LastHeard returns when the last bytes came from the peer, over TLS the last that were in
-// the clear, or when it was adopted, in seconds of Engine.Now. Its error is at most about a second.
+// the clear, or when it was adopted, in seconds of Engine.Now. Its error is at most about a
+// second.
 func (c *Conn) LastHeard() uint32 {
 	return c.heard.Load()
 }

@@ -43,8 +43,9 @@ type Config struct {
 	// everything that an owner writes while it keeps its own account with OnWritten.
 	MaxWriteBuffer int
 	// MaxHeld is how much memory all connections together may hold for bytes that their
-	// kernels do not take; 0 means any. Above it, and at three quarters if somebody waits
-	// for it, those that hold most for the longest time have to go (Handler.OnUnread).
+	// kernels do not take; 0 means any. Above it, and above three quarters if somebody waits
+	// (Press), those that hold most for the longest time have to go (Handler.OnUnread), and
+	// above three quarters in any case those that have taken nothing for a second.
 	MaxHeld int64
 	// Spared says that Conn.WriteFast leaves other goroutines a P to run on.
 	Spared bool

@@ -53,6 +53,9 @@ func (e *Engine) checkHeld() {
 
 // Press says that a writer waits for memory which stalled sockets hold. It does not block.
 func (e *Engine) Press() {
+	if e.config.MaxHeld == 0 {
+		return
+	}
 	e.pressed.Store(true)
 	e.signalHeld()
 }

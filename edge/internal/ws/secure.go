@@ -66,7 +66,7 @@ type carrier struct {
 	before  uint32   // whole records before part
 	counted uint32   // whole records up to here were charged for; guarded by Conn.turn
 	crumbs  uint8    // since the latest frame began; guarded by Conn.turn
-	replies uint16   // bytes of answers that may wait; guarded by Conn.turn
+	replies int      // bytes of answers that may wait; guarded by Conn.turn
 
 	mu      sync.Mutex   // guards what follows; not held across a write
 	wire    atomic.Int64 // bytes given to nbio that the kernel has not taken
@@ -297,7 +297,7 @@ func (c *Conn) chargeRecords(n int, e *Engine) {
 	}
 	if s.wire.Load() == 0 {
 		s.replies = 0
-	} else if s.replies += uint16(max(useless, 0) * replyBytes); s.replies > mostReplies {
+	} else if s.replies += max(useless, 0) * replyBytes; s.replies > mostReplies {
 		e.unread(c, UnreadReplies)
 	}
 }

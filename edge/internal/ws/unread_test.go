@@ -144,6 +144,19 @@ func TestRecordsThatGiveNothingShowNoLife(t *testing.T) {
 	}
 }
 
+func TestARequestInVeryManyRecordsEndsTheConnection(t *testing.T) {
+	s := serveOver(t, true, Config{}, nil)
+	c, err := rawtls.Dial(s.addr, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	if _, err := c.Write([]byte("GET / HTTP/1.1\r\nX: ")); err != nil {
+		t.Fatal(err)
+	}
+	flood(t, c, func() error { return c.Useless(100, rawtls.Application, nil) })
+}
+
 // stall writes to a client that does not read until at least n bytes wait in memory, or it is
 // cut.
 func stall(t *testing.T, s *server, e *echo, n int) {
