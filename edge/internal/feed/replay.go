@@ -80,16 +80,6 @@ func (p *replays) take() []*Reader {
 	return list
 }
 
-func (p *replays) list() []*Reader {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	list := make([]*Reader, 0, len(p.all))
-	for r := range p.all {
-		list = append(list, r)
-	}
-	return list
-}
-
 // replaying is the number of sockets that get events from the stream.
 func (h *Hub) replaying() (n int) {
 	h.mu.Lock()
