@@ -133,14 +133,14 @@ func (e *edge) open(ctx context.Context) error {
 	limits := e.cfg.Edge.Limits
 	e.engine = ws.NewEngine(ws.Config{
 		Log: e.log, MaxMessage: int(limits.MessageBytes), MaxFrames: limits.MessagesPerSecond,
-		Spared: procs.Spared(),
+		MaxHeld: e.cfg.Edge.Buffers.SocketBytes, Spared: procs.Spared(),
 	})
 	if err := e.engine.Start(); err != nil {
 		return err
 	}
 	e.deflater = newDeflater(e.cfg.Edge, reg)
 	e.hub = feed.New(feed.Config{
-		Buffers: e.cfg.Edge.Buffers, Held: e.engine.Held, Resharded: e.breaks,
+		Buffers: e.cfg.Edge.Buffers, Held: e.engine.Held, Press: e.engine.Press, Resharded: e.breaks,
 		Others: []*nats.Conn{e.members}, Deflater: e.deflater,
 	}, e.feeds, e.requests, e.log, reg)
 	e.repairs.Store(e.hub)

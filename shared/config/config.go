@@ -166,7 +166,7 @@ type Buffers struct {
 	ReplayBytes int64         `key:"replay_bytes" default:"64MiB" unit:"bytes" help:"bytes of streams that are kept for sockets of this edge that resume behind the same places, each for EDGE__BUFFERS__FEED_AGE"`
 	GroupBytes  int64         `key:"group_bytes" default:"256MiB" unit:"bytes" help:"bytes of events that groups of this edge hold until members acknowledge them; groups of public readers hold at most half"`
 	NATSBytes   int64         `key:"nats_bytes" default:"32MiB" unit:"bytes" help:"bytes of one application's live events that wait in the NATS client until its feed takes them; what does not fit is dropped there and read from the stream"`
-	SocketBytes int64         `key:"socket_bytes" default:"256MiB" unit:"bytes" help:"bytes that wait for stalled sockets of this edge; above it those that lag most are closed"`
+	SocketBytes int64         `key:"socket_bytes" default:"256MiB" unit:"bytes" help:"bytes that wait for stalled sockets of this edge; at three quarters of it those are closed that have taken nothing for a second, above it those that hold most for the longest time"`
 }
 
 // Ingest holds what only ingest uses.

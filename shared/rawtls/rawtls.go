@@ -50,6 +50,7 @@ type Conn struct {
 	seq     uint64
 
 	reader *bufio.Reader
+	inRow  int    // records that yield nothing, since the last one that does
 	filler []byte // what is left of a Ping that is sent byte by byte
 }
 
@@ -224,10 +225,12 @@ func (c *Conn) Crumbs(n int) error {
 func (c *Conn) flood(n int, next func(b []byte) ([]byte, error)) (err error) {
 	var records []byte
 	for i := 1; i <= n; i++ {
+		c.inRow++
 		if records, err = next(records); err != nil {
 			return err
 		}
-		if i%inARow == 0 {
+		if c.inRow == inARow {
+			c.inRow = 0
 			records = c.AppendRecord(records, Application, c.crumb())
 		}
 		if len(records) >= 32<<10 || i == n {
@@ -249,4 +252,3 @@ func (c *Conn) crumb() []byte {
 	c.filler = c.filler[1:]
 	return b
 }
-

@@ -134,19 +134,21 @@ func (s *fakeSocket) refill(n int) {
 	s.tell(n)
 }
 
-func (s *fakeSocket) Lagged(cut bool) {
+func (s *fakeSocket) Lagged() {
 	s.mu.Lock()
 	s.lagged++
 	s.changed.Broadcast()
 	s.mu.Unlock()
 	s.Detach()
-	if cut && s.held != nil {
-		s.mu.Lock()
-		s.hold(-len(s.owed))
-		s.owed = nil
-		s.mu.Unlock()
-		s.Forget()
-	}
+}
+
+// cut frees what the socket holds.
+func (s *fakeSocket) cut() {
+	s.Lagged()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hold(-len(s.owed))
+	s.owed = nil
 }
 
 func (s *fakeSocket) Detached() {

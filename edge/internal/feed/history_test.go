@@ -116,7 +116,7 @@ func TestAFollowerThatForgetsSoonerCostsNothing(t *testing.T) {
 			for n := range 20 {
 				s := attach(t, h, Filter{}, Since{kind: fromCursor, cursor: event.Cursor{Log: h.Log(0), Sequence: uint64(n * (c.others + 1))}})
 				expectNumbers(t, s, n+1, events)
-				s.Forget()
+				s.Detach()
 				h.kept.trim(time.Now()) // so that the next one reads, too
 			}
 			if n := gapsOf(t, h); n != 0 {
@@ -138,7 +138,7 @@ func TestFeedsThatRepairMissNothingThatAFollowerForgets(t *testing.T) {
 				if err := h.Attach(t.Context(), fmt.Sprint("other-", i), Filter{}, Since{}, s, &s.Reader); err != nil {
 					t.Fatal(err)
 				}
-				t.Cleanup(s.Forget)
+				t.Cleanup(s.Detach)
 				s.Release()
 			}
 			deaf.Store(true)

@@ -62,6 +62,9 @@ type Config struct {
 	Workers int
 	// Held gives the bytes that wait for stalled sockets, outside of the rings.
 	Held func() int64
+	// Press says that writers wait until these are less than three quarters of what they may
+	// be: some of the sockets have to go, whoever wrote to them. nil has no effect.
+	Press func()
 	// Deflater compresses the frames of sockets that take that; nil is off.
 	Deflater *ws.Deflater
 	// Backstop is how often the leader is asked, for each feed, whether anything is
@@ -91,8 +94,6 @@ type Hub struct {
 	cancel  context.CancelFunc
 	work    sync.WaitGroup // goroutines that open and repair feeds
 	over    chan struct{}  // has room for one: stalled sockets hold too much
-	leaving leaving
-	grace   time.Duration // that stalled sockets have to drain
 
 	mu    sync.Mutex
 	feeds map[string]*Feed
@@ -126,14 +127,14 @@ func New(cfg Config, feeds, requests *nats.Conn, log *zap.Logger, reg prometheus
 		config: cfg, nc: feeds, history: &history{nc: requests},
 		budget: newBudget(cfg.Buffers.TotalBytes), room: &room{limit: waitBytes},
 		shelf: &shelf{limit: cfg.Buffers.RepairBytes}, kept: kept{limit: cfg.Buffers.ReplayBytes},
-		zap: log, now: time.Now, over: make(chan struct{}, 1), grace: drainGrace,
+		zap: log, now: time.Now, over: make(chan struct{}, 1),
 		feeds: map[string]*Feed{}, moved: map[int]chan struct{}{}, suspected: map[int]time.Time{},
 		failed: errors.New("the streams are not known yet"), replaySlot: make(chan struct{}, replaysAtOnce),
 	}
 	h.stats = newMetrics(reg, h)
 	h.history.requests = h.stats.requests
 	h.sweep = newSweep(cfg.Workers, cfg.Held, cfg.Buffers.SocketBytes, h.stats)
-	h.sweep.stalled, h.sweep.pressed = h.checkHeld, h.signalOver
+	h.sweep.pressed = h.press
 	h.context, h.cancel = context.WithCancel(context.Background())
 	return h
 }

@@ -46,7 +46,7 @@ func attach(t *testing.T, h *Hub, filter Filter, since Since) *fakeSocket {
 	if err := h.Attach(t.Context(), "app", filter, since, s, &s.Reader); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(s.Forget)
+	t.Cleanup(s.Detach)
 	s.Release()
 	return s
 }

@@ -151,7 +151,7 @@ func TestAQuestionThatMeetsNoConnectionIsAskedAgain(t *testing.T) {
 	await(t, "it was asked again", func() bool { return count(t, h.stats.requests) > asked+2 })
 	proxy.Admit()
 	<-done
-	t.Cleanup(s.Forget)
+	t.Cleanup(s.Detach)
 	s.Release()
 	expect(t, s, 1, 5, 1)
 }

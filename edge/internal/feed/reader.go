@@ -15,9 +15,8 @@ type Socket interface {
 	// WriteFast is Write for the sweep, which does hardly anything else.
 	WriteFast(frames []byte) error
 
-	// Lagged says that the socket fell off the ring or, if cut, that stalled sockets hold
-	// too much memory and this one's must be freed now.
-	Lagged(cut bool)
+	// Lagged says that the socket fell off the ring.
+	Lagged()
 
 	// Detached says that the sweep will never write to the socket again. It is called
 	// once, after Reader.Detach, in whichever goroutine then knows it.
@@ -29,7 +28,6 @@ const (
 	claimed   uint32 = 1 << iota // somebody writes, or the socket is not open yet
 	detached                     // no more writes
 	stalled                      // the sweep waits for Written to drain owed
-	forgotten                    // the connection is gone
 	replaying                    // it reads from the stream and is in no bucket
 )
 
@@ -122,25 +120,18 @@ func (r *Reader) Detach() {
 			}
 			r.track.feed.left(r.track)
 			if s&claimed == 0 {
-				r.leave()
+				r.socket.Detached()
 			}
 			return
 		}
 	}
 }
 
-// leave tells the session that the sweep is done with it. What it still holds counts
-// until Forget.
-func (r *Reader) leave() {
-	r.track.feed.hub.leaving.add(r)
-	r.socket.Detached()
-}
-
-// Forget detaches a socket whose connection is gone, and which so holds nothing any more.
-func (r *Reader) Forget() {
-	r.Detach()
-	r.state.Or(forgotten)
-	r.track.feed.hub.leaving.remove(r)
+// Slow counts a socket that has to go because it does not read.
+func (r *Reader) Slow() {
+	if r.track != nil { // else it is in a group
+		r.track.feed.hub.stats.lagged.Inc()
+	}
 }
 
 // claim takes the right to write. It fails if the reader is claimed, detached or stalled.
@@ -156,7 +147,7 @@ func (r *Reader) unclaim() bool {
 		s := r.state.Load()
 		if r.state.CompareAndSwap(s, s&^claimed) {
 			if s&detached != 0 {
-				r.leave()
+				r.socket.Detached()
 				return false
 			}
 			return true

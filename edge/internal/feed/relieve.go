@@ -2,22 +2,10 @@ package feed
 
 import (
 	"context"
-	"sort"
-	"sync"
 	"time"
 )
 
 const (
-	// drainGrace is how long sockets have to drain a drainStep of the budget, while
-	// nothing more is written, before those that lag most are cut: healthy clients need
-	// no more than that.
-	drainGrace = 100 * time.Millisecond
-	drainStep  = 16
-
-	// relievePause is the time between two reliefs: the pollers free within it what was
-	// cut, which until then still counts as held and must not cost other sockets theirs.
-	relievePause = 20 * time.Millisecond
-
 	lookAtHeld = 5 * time.Millisecond
 
 	// lookAfter is how many bytes a worker writes before it looks at the memory that
@@ -57,15 +45,13 @@ func (s *sweep) park(b *bucket) {
 	s.pressed()
 }
 
-// unpark lets the parked buckets go on, and says whether there were any.
-func (s *sweep) unpark() bool {
+// unpark lets the parked buckets go on.
+func (s *sweep) unpark() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n := len(s.parked)
 	s.queue = append(s.queue, s.parked...)
 	s.parked = nil
 	s.cond.Broadcast()
-	return n > 0
 }
 
 func (s *sweep) waiting() bool {
@@ -74,21 +60,18 @@ func (s *sweep) waiting() bool {
 	return len(s.parked) > 0
 }
 
-// checkHeld is called by the sweep when a socket stalls.
-func (h *Hub) checkHeld() {
-	if h.config.Held() > h.config.Buffers.SocketBytes {
-		h.signalOver()
+// press asks for the memory that stalled sockets hold, and for relax to wait for it.
+func (h *Hub) press() {
+	if h.config.Press != nil {
+		h.config.Press()
 	}
-}
-
-func (h *Hub) signalOver() {
 	select {
 	case h.over <- struct{}{}:
 	default:
 	}
 }
 
-// guard keeps what stalled sockets hold inside its budget.
+// guard lets those go on that wait for memory.
 func (h *Hub) guard(ctx context.Context) {
 	for {
 		select {
@@ -100,28 +83,15 @@ func (h *Hub) guard(ctx context.Context) {
 	}
 }
 
-// relax gives sockets time to drain, cuts some if they do not, and returns when nothing
-// waits for memory any more.
+// relax lets the parked buckets go on as soon as stalled sockets hold little enough, and
+// returns when none is parked. Config.Press has some of these sockets go before long.
 func (h *Hub) relax(ctx context.Context) {
 	ticker := time.NewTicker(lookAtHeld)
 	defer ticker.Stop()
-	limit, mark := h.sweep.limit, h.sweep.mark()
-	least, deadline := h.config.Held(), time.Now().Add(h.grace)
-	for {
-		held := h.config.Held()
-		switch {
-		case held <= mark:
-			if !h.sweep.unpark() {
-				return
-			}
-			least, deadline = limit, time.Now().Add(h.grace)
-		case held <= limit && !h.sweep.waiting():
+	for h.sweep.waiting() {
+		if h.config.Held() <= h.sweep.mark() {
+			h.sweep.unpark()
 			return
-		case held < least-limit/drainStep:
-			least, deadline = held, time.Now().Add(h.grace)
-		case !time.Now().Before(deadline):
-			h.relieve(held - limit/2) // below the mark, so that there is room for a while
-			deadline = time.Now().Add(relievePause)
 		}
 		select {
 		case <-ctx.Done():
@@ -129,111 +99,4 @@ func (h *Hub) relax(ctx context.Context) {
 		case <-ticker.C:
 		}
 	}
-}
-
-// relieve cuts the stalled sockets that lag most until excess bytes are free.
-func (h *Hub) relieve(excess int64) {
-	for _, r := range h.leaving.all() { // their clients have to come back anyway
-		if excess <= 0 {
-			return
-		}
-		excess -= r.Owed()
-		r.socket.Lagged(true)
-	}
-	type laggard struct {
-		reader *Reader
-		lag    uint64
-	}
-	var list []laggard
-	h.mu.Lock()
-	feeds := h.all()
-	h.mu.Unlock()
-	for _, f := range feeds {
-		f.eachStalled(func(r *Reader, lag uint64) { list = append(list, laggard{r, lag}) })
-	}
-	sort.Slice(list, func(i, j int) bool { return list[i].lag > list[j].lag })
-	for _, l := range list {
-		if excess <= 0 {
-			return
-		}
-		excess -= l.reader.Owed()
-		h.stats.lagged.Inc()
-		l.reader.socket.Lagged(true)
-	}
-}
-
-// eachStalled visits the sockets that the sweep passes over, with the bytes by which
-// they lag, or for filtered ones the bytes that they are owed.
-func (f *Feed) eachStalled(visit func(r *Reader, lag uint64)) {
-	f.tracksMu.Lock()
-	tracks := []*track{f.whole, f.packed.whole}
-	for _, t := range f.tracks {
-		tracks = append(tracks, t)
-	}
-	f.tracksMu.Unlock()
-	for _, r := range f.replays.list() {
-		if r.state.Load()&(stalled|detached) == stalled {
-			visit(r, uint64(max(0, r.Owed())))
-		}
-	}
-	for _, t := range tracks {
-		head := t.ring.view().head
-		t.mu.Lock()
-		buckets := t.buckets
-		t.mu.Unlock()
-		for _, b := range buckets {
-			b.mu.Lock()
-			readers := append([]*Reader(nil), b.readers...)
-			b.mu.Unlock()
-			for _, r := range readers {
-				if r.state.Load()&(stalled|detached) != stalled {
-					continue
-				}
-				lag := uint64(max(0, r.Owed()))
-				if t.whole {
-					lag += head - min(head, r.pos.Load())
-				}
-				visit(r, lag)
-			}
-		}
-	}
-}
-
-// leaving are the sockets that get no more events and still hold bytes: their close
-// frame waits behind those. Any goroutine may call it.
-type leaving struct {
-	mu      sync.Mutex
-	readers map[*Reader]struct{}
-}
-
-// add notes r if it holds anything and its connection is not gone.
-func (l *leaving) add(r *Reader) {
-	if r.Owed() == 0 {
-		return
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if r.state.Load()&forgotten != 0 {
-		return
-	}
-	if l.readers == nil {
-		l.readers = map[*Reader]struct{}{}
-	}
-	l.readers[r] = struct{}{}
-}
-
-func (l *leaving) remove(r *Reader) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	delete(l.readers, r)
-}
-
-func (l *leaving) all() []*Reader {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	list := make([]*Reader, 0, len(l.readers))
-	for r := range l.readers {
-		list = append(list, r)
-	}
-	return list
 }

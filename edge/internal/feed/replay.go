@@ -80,16 +80,6 @@ func (p *replays) take() []*Reader {
 	return list
 }
 
-func (p *replays) list() []*Reader {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	list := make([]*Reader, 0, len(p.all))
-	for r := range p.all {
-		list = append(list, r)
-	}
-	return list
-}
-
 // replaying is the number of sockets that get events from the stream.
 func (h *Hub) replaying() (n int) {
 	h.mu.Lock()
@@ -272,7 +262,6 @@ func (p *replayer) serve(ctx context.Context, r *Reader, b *block) bool {
 			return false
 		}
 		if r.owed.Load() != 0 && r.stall() {
-			p.feed.hub.checkHeld()
 			r.unclaim()
 			return false
 		}
@@ -363,7 +352,7 @@ func (h *Hub) startReplay(ctx context.Context, shard int) (release func(), err e
 // if ctx ends before.
 func (h *Hub) awaitRoom(ctx context.Context) bool {
 	for h.config.Held() > h.config.Buffers.SocketBytes {
-		h.signalOver()
+		h.press()
 		select {
 		case <-ctx.Done():
 			return false

@@ -45,7 +45,7 @@ func resume(t *testing.T, h *Hub, s *fakeSocket, c event.Cursor) {
 	if err := h.Attach(ctx, "app", Filter{}, Since{kind: fromCursor, cursor: c}, s, &s.Reader); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(s.Forget)
+	t.Cleanup(s.Detach)
 	s.Release()
 }
 
@@ -81,7 +81,7 @@ func TestSocketsThatResumeOneAfterAnotherReadEveryEventOnce(t *testing.T) {
 		s, from := newFakeSocket(-1), 100+rng.Uint64N(300)
 		resume(t, h, s, event.Cursor{Log: log, Sequence: from})
 		expect(t, s, from+1, events, 1)
-		s.Forget()
+		s.Detach()
 		first = min(first, from+1)
 	}
 	reads, replays, replayed := count(t, h.stats.replayReads), count(t, h.stats.replays), count(t, h.stats.replayed)

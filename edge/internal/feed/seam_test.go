@@ -147,7 +147,7 @@ func (l *timeline) join(t *testing.T, h *Hub, seed uint64) error {
 	if err := h.Attach(ctx, "app", filter, since, s, &s.Reader); err != nil {
 		return err
 	}
-	defer s.Forget()
+	defer s.Detach()
 	s.Release()
 	if slow {
 		var client sync.WaitGroup

@@ -145,7 +145,6 @@ func (b *bucket) rest() bool {
 type sweep struct {
 	workers int
 	stats   *metrics
-	stalled func() // a socket has stalled
 	pressed func() // a bucket was parked
 	held    func() int64
 	limit   int64 // of held, bytes
@@ -266,7 +265,7 @@ func (w *worker) visit(s *snapshot, r *Reader) bool {
 	if pos < s.tail {
 		if r.state.Load()&(detached|claimed) == 0 { // one that is not open yet is told when it is
 			w.sweep.stats.lagged.Inc()
-			r.socket.Lagged(false)
+			r.socket.Lagged()
 		}
 		return false
 	}
@@ -289,9 +288,6 @@ func (w *worker) visit(s *snapshot, r *Reader) bool {
 	r.place(n.last)
 	err := r.socket.WriteFast(n.frames)
 	waits := err != nil || r.owed.Load() != 0 && r.stall()
-	if waits {
-		w.sweep.stalled()
-	}
 	w.writes++
 	w.events += n.events
 	w.bytes += len(n.frames)

@@ -359,5 +359,5 @@ type countingSocket struct{ Reader }
 
 func (s *countingSocket) Write(b []byte) error     { s.Written(len(b)); return nil }
 func (s *countingSocket) WriteFast(b []byte) error { return s.Write(b) }
-func (s *countingSocket) Lagged(bool)              {}
+func (s *countingSocket) Lagged()                  {}
 func (s *countingSocket) Detached()                {}

@@ -11,12 +11,11 @@ func (r *rotation) needsClock() bool {
 }
 
 // tick does what is due: Pings, members that are slow, silent or leave, events that wait
-// for nobody, and leases. Without a connection no lease can be renewed. With over, sockets
-// that are stalled must go, since they hold too much memory.
-func (r *rotation) tick(now time.Duration, connected, over bool) {
+// for nobody, and leases. Without a connection no lease can be renewed.
+func (r *rotation) tick(now time.Duration, connected bool) {
 	kept := r.busy[:0]
 	for _, m := range r.busy {
-		r.look(m, now, over)
+		r.look(m, now)
 		if m.busy = m.waits(); m.busy {
 			kept = append(kept, m)
 		}
@@ -46,7 +45,7 @@ func (m *Member) waits() bool {
 }
 
 // look does what is due for one member.
-func (r *rotation) look(m *Member, now time.Duration, over bool) {
+func (r *rotation) look(m *Member, now time.Duration) {
 	if m.state == left {
 		return
 	}
@@ -61,19 +60,18 @@ func (r *rotation) look(m *Member, now time.Duration, over bool) {
 		m.stalled = now
 	}
 	// It owes an answer to a Ping, or reads nothing: not even Pongs to Pings of its own.
-	silence, stalled := time.Duration(0), time.Duration(0)
+	silence := time.Duration(0)
 	if m.pings.len() > 0 {
 		silence = now - max(m.pings.front().at, m.heard)
 	}
 	if m.stalled != 0 {
-		stalled = now - m.stalled
+		silence = max(silence, now-m.stalled)
 	}
-	silence = max(silence, stalled)
-	switch pressed := over && stalled >= pressedAfter; {
+	switch {
 	case m.state == leaving && now >= m.leaveBy:
 		r.end(m, now)
-	case pressed || silence >= silentAfter:
-		r.done.silent = append(r.done.silent, silentMember{m, pressed})
+	case silence >= silentAfter:
+		r.done.silent = append(r.done.silent, m)
 		r.leave(m, false, now)
 	case silence >= slowAfter && m.state == ready:
 		r.exit(m, now)

@@ -156,9 +156,9 @@ func (g *Group) schedule() {
 }
 
 // tick lets time pass. It says whether g is to be visited again.
-func (g *Group) tick(now time.Duration, connected, over bool) bool {
+func (g *Group) tick(now time.Duration, connected bool) bool {
 	g.mu.Lock()
-	g.rotation.tick(now, connected, over)
+	g.rotation.tick(now, connected)
 	g.behind = false
 	g.active = g.rotation.needsClock()
 	again := g.active

@@ -409,9 +409,9 @@ func (h *Hub) clock(ctx context.Context) {
 			list := h.active
 			h.active = nil
 			h.clockMu.Unlock()
-			now, connected, over := h.now(), h.nc.IsConnected(), h.overHeld()
+			now, connected := h.now(), h.nc.IsConnected()
 			for _, g := range list {
-				if g.tick(now, connected, over) {
+				if g.tick(now, connected) {
 					h.activate(g)
 				}
 			}

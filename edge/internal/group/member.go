@@ -19,11 +19,9 @@ type Socket interface {
 	// Owed is the number of bytes that the kernel has not taken yet.
 	Owed() int64
 
-	// Unanswering says that the client has not acknowledged anything for too long, or that
-	// it must go because stalled sockets hold too much memory: then it is pressed, and
-	// what it holds must be freed now. What it had goes to other members; it must be
-	// closed.
-	Unanswering(pressed bool)
+	// Unanswering says that the client has not acknowledged anything for too long. What it
+	// had goes to other members; it must be closed.
+	Unanswering()
 
 	// Detached says that the group will never write to the socket again. It is called
 	// once, after Leave, in whichever goroutine then knows it.

@@ -16,14 +16,8 @@ type outcome struct {
 	repeated int // of these, how many some other member may have had
 	slowed   int // members that were found slow
 
-	silent []silentMember // did not answer; they are among ended too
-	ended  []*Member      // nothing is written to them any more
-}
-
-// silentMember is one that acknowledges nothing, or is pressed: see Socket.Unanswering.
-type silentMember struct {
-	*Member
-	pressed bool
+	silent []*Member // did not answer; they are among ended too
+	ended  []*Member // nothing is written to them any more
 }
 
 // write is what one member gets at once.

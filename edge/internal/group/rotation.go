@@ -35,10 +35,6 @@ const (
 	// subscribed any more it sends again only when the time to acknowledge is over.
 	parkedFor = time.Second
 
-	// pressedAfter is how long a socket may be stalled when stalled sockets hold too much
-	// memory.
-	pressedAfter = 75 * time.Millisecond
-
 	// firstWindow is how many events a member gets before it has acknowledged any. Each
 	// acknowledgement doubles it.
 	firstWindow = 32

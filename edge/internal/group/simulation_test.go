@@ -94,7 +94,7 @@ type simFrame struct {
 
 func (c *simClient) Send([]byte, bool) { c.sim.t.Fatal("the simulation writes by itself") }
 func (c *simClient) Owed() int64       { return c.owed }
-func (c *simClient) Unanswering(bool)  { c.dropped = true }
+func (c *simClient) Unanswering()      { c.dropped = true }
 func (c *simClient) Detached()         { c.ended++ }
 
 func newSimulation(t *testing.T, seed uint64) *simulation {
@@ -186,7 +186,7 @@ func (s *simulation) carryOut(e *simEdge, o *outcome) {
 	for _, m := range o.silent {
 		s.log("edge %d drops a silent client", e.id)
 		s.faultOf(m.socket.(*simClient))
-		m.socket.Unanswering(m.pressed)
+		m.socket.Unanswering()
 		m.socket.(*simClient).gone = true
 	}
 	for _, m := range o.ended {
@@ -318,7 +318,7 @@ func (s *simulation) pass(d time.Duration) {
 				s.flow(e)
 			}
 			if !e.dead {
-				e.rotation.tick(s.now, e.connected, s.rand.IntN(50) == 0)
+				e.rotation.tick(s.now, e.connected)
 				s.serve(e)
 			}
 		}

@@ -140,7 +140,7 @@ func (w *worker) carryOut(g *Group) {
 	}
 	for _, m := range o.silent {
 		stats.silent.Inc()
-		m.socket.Unanswering(m.pressed)
+		m.socket.Unanswering()
 	}
 	for _, m := range o.ended {
 		m.socket.Detached()

@@ -56,6 +56,7 @@ type Registry struct {
 	verdicts *verdicts
 
 	refreshes *refreshes
+	unreads   unreads
 	list      chan chan []*Session // Run gives all sessions, since it alone moves the wheel
 }
 
@@ -221,6 +222,7 @@ type metrics struct {
 	tooBig   prometheus.Counter // messages
 
 	unfinished prometheus.Counter // messages
+	unread     *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer, r *Registry) *metrics {
@@ -244,7 +246,14 @@ func newMetrics(reg prometheus.Registerer, r *Registry) *metrics {
 			Help: "Sockets closed because a message or a TLS record was not finished within 10 s, or because all unfinished ones held more than 64 MiB.",
 		}),
 	}
-	reg.MustRegister(m.incoming, m.closed, m.silent, m.unfinished, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+	m.unread = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "canopy_edge_unread_total",
+		Help: "Sockets cut because they did not read, by cause: memory are those that held most for the longest time when all held too much, replies those that made TLS answer.",
+	}, []string{"cause"})
+	for _, why := range []ws.Unread{ws.UnreadMemory, ws.UnreadReplies} {
+		m.unread.WithLabelValues(string(why)) // so that it is there before it counts
+	}
+	reg.MustRegister(m.unread, m.incoming, m.closed, m.silent, m.unfinished, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "canopy_edge_unfinished_bytes", Help: "Bytes that messages and TLS records of clients hold that are not finished.",
 	}, func() float64 { return float64(r.engine.Unfinished()) }), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "canopy_edge_accesses", Help: "Pairs of a principal and an application that open sockets have; about each access is asked again.",

@@ -161,12 +161,18 @@ func (s *Session) finish() {
 	}
 }
 
-// Lagged closes a slow consumer. With urgent it is cut at once, to free what it holds.
-func (s *Session) Lagged(urgent bool) {
-	s.Close(SlowConsumer)
-	if urgent {
-		s.Cut()
+// Lagged closes a slow consumer.
+func (s *Session) Lagged() { s.Close(SlowConsumer) }
+
+// OnUnread closes a client that does not read. The connection is cut after that.
+func (s *Session) OnUnread(why ws.Unread) {
+	if s.Member != nil {
+		s.Close(Unacknowledged)
+	} else {
+		s.Reader.Slow()
+		s.Close(SlowConsumer)
 	}
+	s.registry.unread(s, why)
 }
 
 // control writes a control frame, unless a close frame was written already.
@@ -198,14 +204,8 @@ func (s *Session) Send(frames []byte, asks bool) {
 // Owed is the number of bytes that the kernel has not taken.
 func (s *Session) Owed() int64 { return s.Reader.Owed() }
 
-// Unanswering closes a member of a group that acknowledges nothing. With pressed it is cut
-// at once, to free what it holds.
-func (s *Session) Unanswering(pressed bool) {
-	s.Close(Unacknowledged)
-	if pressed {
-		s.Cut()
-	}
-}
+// Unanswering closes a member of a group that acknowledges nothing.
+func (s *Session) Unanswering() { s.Close(Unacknowledged) }
 
 // OnMessage takes what a client says: RefreshAccessToken, or nothing that is known.
 func (s *Session) OnMessage(_ bool, payload []byte) {
@@ -230,7 +230,7 @@ func (s *Session) OnPing(payload []byte) {
 	n := ws.HeaderLen(len(payload)) + len(payload)
 	if s.Reader.Owed() == 0 {
 		s.pongs.Store(0)
-	} else if s.pongs.Add(int32(n)) > maxControl {
+	} else if s.pongs.Add(int32(s.OnWire(n))) > maxControl {
 		return
 	}
 	s.control(ws.AppendFrame(make([]byte, 0, n), ws.OpPong, payload))
@@ -278,7 +278,7 @@ func (s *Session) OnGone(error) {
 	if s.Member != nil {
 		s.Member.Leave(false)
 	} else {
-		s.Reader.Forget()
+		s.Reader.Detach()
 	}
 	s.registry.remove(s)
 	if s.Ended != nil {

@@ -24,6 +24,7 @@ func (*silent) OnPong([]byte)              {}
 func (*silent) OnClose(uint16, string)     {}
 func (*silent) OnViolation(uint16, string) {}
 func (*silent) OnWritten(int)              {}
+func (*silent) OnUnread(Unread)            {}
 func (*silent) OnGone(error)               {}
 
 func TestConnectionsStaySmall(t *testing.T) {

@@ -29,8 +29,8 @@ const orphanTimeout = 5 * time.Second
 
 // Handler is the owner of a connection and hears what comes from the peer.
 //
-// Calls for one connection never overlap, except OnWritten, which comes from whatever
-// goroutine writes or flushes, under nbio's lock of the connection: it may set atomics and
+// Calls for one connection never overlap, except OnUnread, and OnWritten, which comes from
+// whatever goroutine writes or flushes, under nbio's lock of the connection: it may set atomics and
 // queue, never call the connection. No method may block: it would hold up every connection
 // of its poller. A payload is valid during the call only. A method that panics costs its
 // connection, not the process; Engine.Panics counts.
@@ -51,6 +51,10 @@ type Handler interface {
 	// OnWritten reports that the kernel took n more of the bytes given to Write. It may
 	// come before Write returns, and never after OnGone.
 	OnWritten(n int)
+	// OnUnread says that the socket does not read what it is sent and must go now, to free
+	// what waits for it: the owner closes it as far as that can be done at once, and it is
+	// cut after the call. It comes from any goroutine, also beside another call.
+	OnUnread(why Unread)
 	// OnGone comes exactly once, and last: the connection is closed, by the peer or by
 	// Conn.Cut. err is nil after Cut, io.EOF if the peer closed, else the cause.
 	OnGone(err error)
@@ -130,10 +134,20 @@ func shutdown(nb *nbio.Conn, how int) {
 	}
 }
 
-// LastHeard returns when the last bytes came from the peer, or when it was adopted, in
-// seconds of Engine.Now. Its error is at most about a second.
+// LastHeard returns when the last bytes came from the peer, over TLS the last that were in
+// the clear, or when it was adopted, in seconds of Engine.Now. Its error is at most about a
+// second.
 func (c *Conn) LastHeard() uint32 {
 	return c.heard.Load()
+}
+
+// OnWire is how many bytes a write of n becomes at most: TLS makes a record of even the
+// smallest one. n is less than 16 KiB.
+func (c *Conn) OnWire(n int) int {
+	if c.secure != nil {
+		return n + recordOverhead
+	}
+	return n
 }
 
 // ExpectPong says that a Ping is about to be written: one Pong does not count against
@@ -150,10 +164,8 @@ func (c *Conn) consume(data []byte, e *Engine) {
 	for len(data) > 0 && c.state.Load()&(stateCut|stateDeaf) == 0 {
 		had := c.read.part
 		rest, open := c.read.step(data, e.config.MaxMessage, c.owner)
-		if most := e.config.MaxFrames; open && most > 0 {
-			if n := c.counts(); n > 0 && c.read.over(e.now.Load(), n, most) {
-				open = c.read.refuse(tooMany, c.owner)
-			}
+		if open {
+			open = c.charge(c.counts(), e)
 		}
 		if !open {
 			c.state.Or(stateDeaf)
@@ -161,6 +173,13 @@ func (c *Conn) consume(data []byte, e *Engine) {
 		e.partials.account(c, had, e.now.Load())
 		data = rest
 	}
+}
+
+// charge counts n frames. It is false if they are too many, which it reports. The caller
+// holds turn.
+func (c *Conn) charge(n int, e *Engine) (open bool) {
+	most := e.config.MaxFrames
+	return n == 0 || most == 0 || !c.read.over(e.now.Load(), n, most) || c.read.refuse(tooMany, c.owner)
 }
 
 // counts is how many frames the latest step counts.
@@ -173,6 +192,9 @@ func (c *Conn) counts() int {
 	}
 	if begun {
 		n++
+	}
+	if begun && c.secure != nil {
+		c.secure.crumbs = 0
 	}
 	return n
 }

@@ -42,6 +42,11 @@ type Config struct {
 	// bound. At the bound nbio closes without a close frame, so it should lie above
 	// everything that an owner writes while it keeps its own account with OnWritten.
 	MaxWriteBuffer int
+	// MaxHeld is how much memory all connections together may hold for bytes that their
+	// kernels do not take; 0 means any. Above it, and above three quarters if somebody waits
+	// (Press), those that hold most for the longest time have to go (Handler.OnUnread), and
+	// above three quarters in any case those that have taken nothing for a second.
+	MaxHeld int64
 	// Spared says that Conn.WriteFast leaves other goroutines a P to run on.
 	Spared bool
 	// Log hears of what nbio reports and of panics of handlers; nil logs nothing.
@@ -57,6 +62,11 @@ type Engine struct {
 	now    atomic.Uint32
 	panics atomic.Uint64
 	held   heldAllocator
+
+	holders holders
+	over    chan struct{} // has room for one: connections hold much
+	pressed atomic.Bool   // a writer waits for what they hold
+	began   time.Time     // constant
 
 	partials      partials
 	finishSeconds uint32 // constant
@@ -89,6 +99,8 @@ func NewEngine(config Config) *Engine {
 		config: config,
 		name:   "ws-" + strconv.FormatUint(engines.Add(1), 10),
 		done:   make(chan struct{}),
+		over:   make(chan struct{}, 1),
+		began:  time.Now(),
 
 		finishSeconds: finishSeconds,
 	}
@@ -119,8 +131,9 @@ func (e *Engine) Start() error {
 		unrouteLog(e)
 		return fmt.Errorf("start pollers: %w", err)
 	}
-	e.ticking.Add(1)
+	e.ticking.Add(2)
 	go e.tick()
+	go e.guard()
 	e.running = true
 	return nil
 }
@@ -197,7 +210,7 @@ func (e *Engine) register(c *Conn, conn *net.TCPConn) (*nbio.Conn, error) {
 	}
 	nb.SetSession(c)
 	if c.secure != nil {
-		c.secure.move(nb, func(n int) { e.written(c, n) })
+		c.secure.move(c, nb)
 	}
 	e.joined.Add(1)
 	return e.nb.AddConn(nb)
@@ -270,7 +283,6 @@ func (e *Engine) conn(nb *nbio.Conn) *Conn {
 // onData runs on the connection's poller with the bytes that were read.
 func (e *Engine) onData(nb *nbio.Conn, data []byte) {
 	c := e.conn(nb)
-	c.heard.Store(e.now.Load())
 	defer e.relieve() // after the turn
 	c.turn.Lock()
 	defer c.turn.Unlock()
@@ -278,16 +290,17 @@ func (e *Engine) onData(nb *nbio.Conn, data []byte) {
 	if c.secure != nil {
 		c.decrypt(data, e)
 	} else {
+		c.heard.Store(e.now.Load())
 		c.consume(data, e)
 	}
 }
 
 // onWritten runs under nbio's lock of the connection.
-func (e *Engine) onWritten(nb *nbio.Conn, _ []byte, n int) {
+func (e *Engine) onWritten(nb *nbio.Conn, b []byte, n int) {
 	if c := e.conn(nb); c.secure != nil {
-		c.secure.took(n)
+		c.secure.took(b)
 	} else {
-		c.settle(n)
+		c.settle(b)
 		e.written(c, n)
 	}
 }
@@ -312,6 +325,7 @@ func (e *Engine) onClose(nb *nbio.Conn, err error) {
 	c := e.conn(nb)
 	c.turn.Lock()
 	defer c.turn.Unlock()
+	c.forgetHeld(nb)
 	state := c.state.Load()
 	if state&stateFailed != 0 {
 		return

@@ -1,6 +1,7 @@
 package ws
 
 import (
+	"slices"
 	"sync/atomic"
 )
 
@@ -11,7 +12,9 @@ type heldAllocator struct{ bytes atomic.Int64 }
 
 // Malloc returns a buffer of size bytes.
 func (a *heldAllocator) Malloc(size int) *[]byte {
-	b := make([]byte, size)
+	// As much as Go's allocator gives anyway, so that not every small write behind it moves
+	// all of it.
+	b := slices.Grow([]byte(nil), size)[:size]
 	a.bytes.Add(int64(cap(b)))
 	return &b
 }

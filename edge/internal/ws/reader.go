@@ -108,6 +108,9 @@ func (r *reader) step(data []byte, max int, h Handler) (rest []byte, open bool) 
 	return r.payload(data, max, h)
 }
 
+// inside says whether what came so far ends in the middle of a frame.
+func (r *reader) inside() bool { return r.part != nil && (r.part.inFrame || r.part.headLen > 0) }
+
 // takeBegun says whether the header of a frame was read since it was last called, and of
 // which kind the latest was.
 func (r *reader) takeBegun() (op Opcode, begun bool) {

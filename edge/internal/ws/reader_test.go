@@ -32,8 +32,9 @@ func (r *recorder) OnViolation(code uint16, reason string) {
 	r.add("violation %d", code)
 	r.why = reason
 }
-func (r *recorder) OnWritten(int) {}
-func (r *recorder) OnGone(error)  { r.add("gone") }
+func (r *recorder) OnWritten(int)   {}
+func (r *recorder) OnUnread(Unread) {}
+func (r *recorder) OnGone(error)    { r.add("gone") }
 
 // readAll gives the pieces to a fresh reader and returns what it reported and what it
 // still holds.

@@ -5,9 +5,27 @@ import "encoding/binary"
 const (
 	recordHeader = 5 // bytes: type, version, length
 
+	// recordOverhead is what a record adds to what it carries, at most: TLS 1.2 with GCM.
+	recordOverhead = recordHeader + 8 + 16
+
 	// fewSilent is how much may come in whole records without anything to read for the owner
 	// before that counts as unfinished: more than a change of keys takes.
 	fewSilent = 1 << 10
+
+	// fewToUpgrade is how many records a client may send before its connection is a socket:
+	// enough for the handshakes, and a request's headers in small pieces.
+	fewToUpgrade = 4 << 10
+
+	// A record that gives less than a crumb and ends in the middle of a frame costs as much as
+	// a frame. So fewCrumbs of them count as one, since a client may write the parts of a
+	// frame one by one.
+	crumb     = 128 // bytes
+	fewCrumbs = 8
+
+	// replyBytes is what TLS answers to a KeyUpdate, and mostReplies how much of that may wait
+	// for a client that does not read.
+	replyBytes  = 32
+	mostReplies = 4 << 10
 )
 
 // records follows where TLS records begin and end in what a peer sends. crypto/tls holds
@@ -47,6 +65,14 @@ func (r *records) take(b []byte) {
 		r.silent += r.length
 		r.whole++
 	}
+}
+
+// next is how many bytes are missing of the header or the record that is under way.
+func (r *records) next() int {
+	if r.begun {
+		return r.left
+	}
+	return recordHeader - int(r.had)
 }
 
 // heard says that something was read for the owner: no handshake is under way.

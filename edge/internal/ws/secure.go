@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -56,45 +57,60 @@ type carrier struct {
 
 	tls   *tls.Conn
 	moved *nbio.Conn // set by move, before anybody else knows the connection
-	owner func(n int)
-	input []byte // came and was not read yet; guarded by Conn.turn
-	cause error  // why nothing is read any more; guarded by Conn.turn
+	conn  *Conn      // likewise
+	input []byte     // came and was not read yet; guarded by Conn.turn
+	cause error      // why nothing is read any more; guarded by Conn.turn
 
 	records records  // of what was read; guarded by Conn.turn after the move
 	part    *partial // what crypto/tls holds that is not finished; guarded by Conn.turn
 	before  uint32   // whole records before part
+	counted uint32   // whole records up to here were charged for; guarded by Conn.turn
+	crumbs  uint8    // since the latest frame began; guarded by Conn.turn
+	replies int      // bytes of answers that may wait; guarded by Conn.turn
 
-	mu    sync.Mutex // guards what follows; not held across a write
-	wire  int        // bytes given to nbio that the kernel has not taken, and writes under way
-	plain int        // bytes in the clear that were not reported
-	gone  bool       // the owner has heard of the end
+	mu      sync.Mutex   // guards what follows; not held across a write
+	wire    atomic.Int64 // bytes given to nbio that the kernel has not taken
+	sending int          // calls of send under way
+	plain   int          // bytes in the clear that were not reported
+	writing bool         // a write to nbio is under way
+	gone    bool         // the owner has heard of the end
+	held    *holder      // nil if nbio keeps nothing
 }
 
 // errNoInput tells crypto/tls that there is nothing to read now.
 var errNoInput = noInput{errors.New("nothing to read now")}
+
+// errTooManyRecords ends a connection that has not become a socket.
+var errTooManyRecords = errors.New("too many TLS records before the upgrade")
 
 type noInput struct{ error }
 
 func (noInput) Timeout() bool   { return true }
 func (noInput) Temporary() bool { return true }
 
-// move has all bytes go through nb from now on. written is told the bytes in the clear
+// move has all bytes of c go through nb from now on. c's owner is told the bytes in the clear
 // that the kernel took.
-func (s *carrier) move(nb *nbio.Conn, written func(n int)) {
-	s.moved, s.owner = nb, written
+func (s *carrier) move(c *Conn, nb *nbio.Conn) {
+	s.conn, s.moved = c, nb
 	s.records.heard() // the handshake is over
+	s.counted = s.records.whole
 }
 
-// Read reads what came from the peer. After the move it does not block.
+// Read reads what came from the peer. After the move it does not block, and never gives
+// more than the rest of a record, or of its header: so what crypto/tls has is no more than
+// what it is at, and each record that it goes through can be told by what came of it.
 func (s *carrier) Read(b []byte) (n int, err error) {
 	defer func() { s.records.take(b[:n]) }()
 	if s.moved == nil {
+		if s.records.whole > fewToUpgrade {
+			return 0, errTooManyRecords
+		}
 		return s.Conn.Read(b)
 	}
 	if len(s.input) == 0 {
 		return 0, errNoInput
 	}
-	n = copy(b, s.input)
+	n = copy(b, s.input[:min(len(s.input), s.records.next())])
 	s.input = s.input[n:]
 	return n, nil
 }
@@ -104,56 +120,105 @@ func (s *carrier) Write(b []byte) (int, error) {
 	if s.moved == nil {
 		return s.Conn.Write(b)
 	}
-	s.give(len(b), 0)
-	return s.moved.Write(b)
+	s.give(len(b))
+	n, err := s.moved.Write(b)
+	s.gave()
+	return n, err
 }
 
 // send encrypts and writes b.
 func (s *carrier) send(b []byte) error {
-	// One more than the records hold: what is taken of the first does not count before
-	// the last was given.
-	s.give(1, len(b))
+	// What is taken of the first record does not count before the last was given.
+	s.mu.Lock()
+	s.sending++
+	s.plain += len(b)
+	s.mu.Unlock()
 	if _, err := s.tls.Write(b); err != nil {
 		return err // the connection is closed: nothing is reported any more
 	}
-	s.took(1)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sending--
+	s.settle()
 	return nil
 }
 
-func (s *carrier) give(wire, plain int) {
+// give notes n bytes that nbio is about to be given. crypto/tls lets one such write be under
+// way.
+func (s *carrier) give(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.wire += wire
-	s.plain += plain
+	s.wire.Add(int64(n))
+	s.writing = true
 }
 
-// took settles the account when the kernel took n bytes. It calls the owner under mu,
-// which may queue and no more, so that end comes after it or before.
-func (s *carrier) took(n int) {
+// gave notes that nbio has them: what is left by then waits in memory.
+func (s *carrier) gave() {
+	if s.wire.Load() == 0 {
+		return // writing does not matter: nbio takes nothing from its memory
+	}
+	s.keep()
+	s.conn.engine.checkHeld()
+}
+
+// keep lists what waits in memory.
+func (s *carrier) keep() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.wire -= n
-	if s.wire == 0 && s.plain > 0 && !s.gone {
-		n, s.plain = s.plain, 0
-		s.owner(n)
+	s.writing = false
+	left := int(s.wire.Load())
+	switch {
+	case left == 0 || s.gone:
+	case s.held == nil:
+		s.held = &holder{}
+		s.held.begin(s.conn, left)
+	default:
+		s.held.wrote(left)
 	}
 }
 
-// end stops reports to the owner. It returns why the connection could not be read, if
-// that is known.
+// took settles the account when the kernel took b.
+func (s *carrier) took(b []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	left := int(s.wire.Add(-int64(len(b))))
+	switch {
+	case s.held == nil:
+	case left == 0:
+		s.conn.engine.holders.remove(s.held)
+		s.held = nil
+	default:
+		s.held.took(b, left, s.writing)
+	}
+	s.settle()
+}
+
+// settle reports what was sent when nothing is left of it. It calls the owner under mu, which
+// may queue and no more, so that end comes after it or before.
+func (s *carrier) settle() {
+	if s.sending == 0 && s.wire.Load() == 0 && s.plain > 0 && !s.gone {
+		n := s.plain
+		s.plain = 0
+		s.conn.engine.written(s.conn, n)
+	}
+}
+
+// end stops reports to the owner: nbio has closed the connection and holds nothing. It
+// returns why it could not be read, if that is known.
 func (s *carrier) end() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.gone = true
+	if s.held != nil {
+		s.conn.engine.holders.remove(s.held)
+		s.held = nil
+	}
 	return s.cause
 }
 
 // farewell tells the peer that nothing more follows, unless it does not take even that.
 func (s *carrier) farewell() {
-	s.mu.Lock()
-	stalled := s.wire > 0
-	s.mu.Unlock()
-	if !stalled {
+	if s.wire.Load() == 0 {
 		_ = s.tls.CloseWrite() // the peer may be gone
 	}
 }
@@ -188,8 +253,10 @@ func (c *Conn) decrypt(data []byte, e *Engine) {
 		n, err := s.tls.Read(readable[:])
 		if n > 0 {
 			s.records.heard()
+			c.heard.Store(e.now.Load())
 		}
 		c.consume(readable[:n], e)
+		c.chargeRecords(n, e)
 		if err == nil {
 			continue
 		}
@@ -202,6 +269,37 @@ func (c *Conn) decrypt(data []byte, e *Engine) {
 	}
 	s.input = nil // it is nbio's
 	c.accountRecords(e)
+}
+
+// chargeRecords counts the records which crypto/tls has gone through to give n bytes: each
+// that gave nothing like a frame, and several crumbs together like one. It has a client go that
+// does not read what TLS may have answered. The caller holds turn.
+func (c *Conn) chargeRecords(n int, e *Engine) {
+	s := c.secure
+	useless := int(s.records.whole - s.counted)
+	s.counted = s.records.whole
+	if n > 0 {
+		useless--
+	}
+	if c.state.Load()&(stateCut|stateDeaf) != 0 {
+		return
+	}
+	frames := max(useless, 0)
+	if n > 0 && n < crumb && c.read.inside() {
+		if s.crumbs++; s.crumbs == fewCrumbs {
+			s.crumbs = 0
+			frames++
+		}
+	}
+	if !c.charge(frames, e) {
+		c.state.Or(stateDeaf)
+		return
+	}
+	if s.wire.Load() == 0 {
+		s.replies = 0
+	} else if s.replies += max(useless, 0) * replyBytes; s.replies > mostReplies {
+		e.unread(c, UnreadReplies)
+	}
 }
 
 // accountRecords notes what crypto/tls holds that is not finished. Each record has its own

@@ -27,9 +27,10 @@ func (c *Conn) WriteFast(b []byte) error {
 	return c.write(b, writeKeepingP)
 }
 
-// held is the account of what nbio keeps of a connection. nbio's lock of the connection
-// guards it.
+// held is the account of what nbio keeps of a connection without TLS. nbio's lock of the
+// connection guards it.
 type held struct {
+	holder
 	left    int    // bytes that the kernel has not taken
 	handing bool   // a goroutine gives nbio what comes next
 	behind  []byte // whole frames that others wrote meanwhile
@@ -57,7 +58,9 @@ func (c *Conn) write(b []byte, call func(fd int, b []byte) (int, error)) error {
 		if _, err := nb.Write(rest); err != nil {
 			return err
 		}
-		rest = c.handed(nb)
+		if rest = c.handed(nb); len(rest) == 0 {
+			c.engine.checkHeld()
+		}
 	}
 	return nil
 }
@@ -78,6 +81,7 @@ func (c *Conn) try(nb *nbio.Conn, b []byte, call func(fd int, b []byte) (int, er
 	}
 	if h := c.held; h != nil {
 		h.left += len(b)
+		h.wrote(h.left)
 		if h.handing {
 			h.behind = append(h.behind, b...)
 			return nil, nil
@@ -95,6 +99,7 @@ func (c *Conn) try(nb *nbio.Conn, b []byte, call func(fd int, b []byte) (int, er
 	}
 	if n < len(b) {
 		c.held = &held{left: len(b) - n, handing: true}
+		c.held.begin(c, c.held.left)
 	}
 	return b[n:], nil
 }
@@ -106,15 +111,30 @@ func (c *Conn) handed(nb *nbio.Conn) (rest []byte) {
 	h := c.held
 	rest, h.behind = h.behind, nil
 	h.handing = len(rest) > 0
-	c.settle(0)
+	c.settle(nil)
 	return rest
 }
 
-// settle notes that the kernel took n bytes from nbio. nbio's lock is held.
-func (c *Conn) settle(n int) {
+// settle notes that the kernel took b from nbio. nbio's lock is held.
+func (c *Conn) settle(b []byte) {
 	h := c.held
-	h.left -= n
+	h.left -= len(b)
 	if h.left == 0 && !h.handing {
+		c.engine.holders.remove(&h.holder)
 		c.held = nil
+	} else if len(b) > 0 {
+		h.took(b, h.left, h.handing)
+	}
+}
+
+// forgetHeld notes that nbio keeps nothing of c any more: it has closed it.
+func (c *Conn) forgetHeld(nb *nbio.Conn) {
+	if c.secure != nil {
+		return // see carrier.end
+	}
+	nb.Lock()
+	defer nb.Unlock()
+	if c.held != nil {
+		c.engine.holders.remove(&c.held.holder)
 	}
 }

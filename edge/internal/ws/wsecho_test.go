@@ -24,6 +24,7 @@ type echo struct {
 	pongs        atomic.Int64
 	gone         atomic.Int64
 	violation    atomic.Int64
+	unread       atomic.Value // Unread
 	why          atomic.Value // error of OnGone, wrapped in a goneError
 	ended        chan struct{}
 	onMessage    func(*echo, bool, []byte) // instead of echoing
@@ -76,6 +77,8 @@ func (e *echo) OnWritten(n int) {
 		go e.Cut()
 	}
 }
+
+func (e *echo) OnUnread(why Unread) { e.unread.Store(why) }
 
 func (e *echo) OnGone(err error) {
 	e.why.Store(goneError{err})
