@@ -131,10 +131,14 @@ type Limits struct {
 	ConnectionsPerApplication int   `key:"connections_per_application" default:"0" help:"sockets of one application on this edge, beyond which it answers 429; 0 is off"`
 	ConnectionsPerUser        int   `key:"connections_per_user" default:"0" help:"sockets of one user on this edge, by token and by API key together, beyond which it answers 429; anonymous clients are not counted; 0 is off"`
 	ConnectionsPerAddress     int   `key:"connections_per_address" default:"0" help:"sockets and requests of one client address (of IPv6: one /64) on this edge, beyond which it answers 429; behind a proxy it needs HTTP__TRUSTED_PROXIES or HTTP__PROXY_PROTOCOL, or all clients are one; 0 is off"`
-	ConnectionsPerSecond      int   `key:"connections_per_second" default:"0" help:"requests for a socket a second on this edge, beyond which it answers 503; so many may come at once; 0 is off"`
+	ConnectionsPerSecond      int   `key:"connections_per_second" default:"0" help:"requests for a socket a second on this edge, beyond which it answers 503; so many may come at once; of connections twice as many are let in, before TLS, and the others are closed; 0 is off"`
+	HalfOpen                  int   `key:"half_open" default:"1024" help:"connections to this edge that are no socket yet, each of which may hold 100 KiB of memory; beyond it one that is silent for 2s is closed, or one of the address that has most, or the new one; 0 is off"`
+	HalfOpenPerAddress        int   `key:"half_open_per_address" default:"64" help:"such connections from one address (of IPv6: one /64); beyond it the one that is silent for longest is closed, after 2s, or the new one; trusted proxies have as many as there are; 0 is off"`
+	HandshakesPerSecond       int   `key:"handshakes_per_second" default:"0" help:"TLS handshakes that this edge answers in a second, on half of its cores at most; others wait for up to 8s; 0 means 500 for each core"`
 	MessagesPerSecond         int   `key:"messages_per_second" default:"100" help:"frames that one client may send in a second, control frames among them and Pongs that answer a Ping not, a compressed message once more for each KiB; above it the socket is closed with 1008; 0 is off"`
 	MessageBytes              int64 `key:"message_bytes" default:"64KiB" unit:"bytes" help:"largest message from a client; a larger one closes the socket with 1009"`
 	HeaderBytes               int64 `key:"header_bytes" default:"32KiB" unit:"bytes" help:"largest request line and headers of a request for a socket, tokens among them; larger ones are answered with 431"`
+	HeaderLines               int   `key:"header_lines" default:"100" help:"header lines of a request for a socket; more are answered with 431 while they come"`
 	GroupsPerApplication      int   `key:"groups_per_application" default:"1000" help:"groups of one application, on all edges; 0 is off"`
 	NewGroupsPerAddress       int   `key:"new_groups_per_address" default:"10" help:"groups that one address may make on this edge in an hour without signing in; 0 is off"`
 }
