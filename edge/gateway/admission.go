@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/netip"
 	"strconv"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -42,8 +41,7 @@ const (
 // and of the application.
 type admission struct {
 	*edge
-	limit    int          // sockets at once
-	pending  atomic.Int64 // connections that net/http still has
+	limit    int // sockets at once
 	askers   *guard.Guard[asker]
 	overall  time.Duration // that a connection may take to become a socket
 	origins  []string      // that may use Basic credentials, in one spelling; empty: the request's own
@@ -101,27 +99,24 @@ func (a *admission) connState(conn net.Conn, state http.ConnState) {
 			a.answered(http.StatusRequestTimeout)
 			c.cut() // StateClosed follows
 		})
-		if !a.letIn(c, int(a.pending.Add(1))) {
+		if !a.letIn(c) {
 			c.cut()
 		}
 	case http.StateHijacked, http.StateClosed:
-		a.pending.Add(-1)
 		c.overall.Stop()
 		a.door.leave(&c.visitor)
 	}
 }
 
-// letIn tells whether a new connection may stay, one of pending that are no sockets yet.
-func (a *admission) letIn(c *frontConn, pending int) bool {
-	if pending+a.sessions.Len() > a.limit+spareDescriptors/2 {
-		a.limits.full.Inc()
-		return false
-	}
+// letIn tells whether a new connection may stay.
+func (a *admission) letIn(c *frontConn) bool {
 	var address netip.Prefix
 	if !a.cfg.HTTP.ProxyProtocol { // or the address would have to be waited for
 		address = a.counted(c.Conn.RemoteAddr())
 	}
-	if !a.door.enter(&c.visitor, address) {
+	// So many at least learn that the edge is full.
+	descriptors := max(1, a.limit+spareDescriptors/2-a.sessions.Len())
+	if !a.door.enter(&c.visitor, address, descriptors) {
 		return false
 	}
 	if a.limits.arrivals != nil && !a.limits.arrivals.Allow() {

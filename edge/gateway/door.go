@@ -69,10 +69,11 @@ func newDoor(l config.Limits, counts *limits) *door {
 }
 
 // enter gives v a place, which counts for address too, unless that is not valid. It is false
-// if there is none.
-func (d *door) enter(v *visitor, address netip.Prefix) bool {
+// if there is none. The edge has descriptors for so many visitors now, if that is less than
+// they may be.
+func (d *door) enter(v *visitor, address netip.Prefix, descriptors int) bool {
 	d.mu.Lock()
-	out, ok := d.room(address)
+	out, ok := d.room(address, descriptors)
 	if ok {
 		v.inside = true
 		d.inside++
@@ -141,11 +142,15 @@ func (d *door) count() float64 {
 
 // room finds a place for a visitor from address: out has to leave for it. mu is held, as by
 // all that follows.
-func (d *door) room(address netip.Prefix) (out *visitor, ok bool) {
+func (d *door) room(address netip.Prefix, descriptors int) (out *visitor, ok bool) {
 	if out, ok = d.roomOf(address); out != nil || !ok {
 		return out, ok
 	}
-	if d.most == 0 || d.inside < d.most {
+	most := descriptors
+	if d.most > 0 {
+		most = min(most, d.most)
+	}
+	if d.inside < most {
 		return nil, true
 	}
 	d.over.Inc()

@@ -17,13 +17,15 @@ type entrance struct {
 	t       *testing.T
 	present time.Time
 	gone    map[string]bool // visitors that were cut
+
+	descriptors int
 }
 
 func newEntrance(t *testing.T, most, each int) *entrance {
 	counts := newLimits(config.Limits{}, prometheus.NewRegistry())
 	e := &entrance{
 		door: newDoor(config.Limits{HalfOpen: most, HalfOpenPerAddress: each}, counts),
-		t:    t, present: time.Unix(1, 0), gone: make(map[string]bool),
+		t:    t, present: time.Unix(1, 0), gone: make(map[string]bool), descriptors: 1000,
 	}
 	e.now = func() time.Time { return e.present }
 	return e
@@ -33,7 +35,7 @@ func newEntrance(t *testing.T, most, each int) *entrance {
 // if there was no place.
 func (e *entrance) visit(n int, name string) *visitor {
 	v := &visitor{cut: func() { e.gone[name] = true }}
-	if !e.enter(v, host(n)) {
+	if !e.enter(v, host(n), e.descriptors) {
 		return nil
 	}
 	return v
@@ -125,6 +127,7 @@ func TestWhenAllPlacesAreTakenTheStalestGoes(t *testing.T) {
 	if e.visit(5, "5") == nil || !e.gone["1"] || len(e.gone) != 1 {
 		t.Errorf("%v are cut, want the one that was silent for longest", e.gone)
 	}
+	e.descriptors = 3 // others are sockets' now
 	if e.visit(6, "6") != nil || len(e.gone) != 1 {
 		t.Errorf("%v are cut for one more, want it refused: the others had no time yet", e.gone)
 	}
@@ -149,5 +152,16 @@ func TestPlacesAreGivenBackOnce(t *testing.T) {
 	}
 	if e.visit(1, "after that") == nil {
 		t.Error("there is no place")
+	}
+}
+
+func TestDescriptorsBoundVisitorsWhateverElseDoes(t *testing.T) {
+	e := newEntrance(t, 0, 0)
+	e.descriptors = 5
+	if in := e.crowd(1, 9); in != 5 {
+		t.Errorf("%d are in, want 5", in)
+	}
+	if e.visit(2, "another address") == nil {
+		t.Error("an address with all descriptors leaves none to others")
 	}
 }

@@ -40,12 +40,13 @@ type front struct {
 	introduced func(c *frontConn, address net.Addr) bool
 }
 
-func (f front) Accept() (net.Conn, error) {
+// Accept waits for a connection.
+func (f *front) Accept() (net.Conn, error) {
 	conn, err := f.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
-	c := &frontConn{Conn: conn, front: &f, gone: make(chan struct{})}
+	c := &frontConn{Conn: conn, front: f, tcp: ws.TCP(conn), gone: make(chan struct{})}
 	c.secure, _ = conn.(*tls.Conn)
 	c.cut = c.end
 	return c, nil
@@ -58,7 +59,8 @@ func (f front) Accept() (net.Conn, error) {
 type frontConn struct {
 	net.Conn
 	front  *front
-	secure *tls.Conn // nil without TLS
+	secure *tls.Conn    // nil without TLS
+	tcp    *net.TCPConn // below all else; nil if there is none
 	head   head
 
 	shaken     bool   // the handshake is over; of who reads
@@ -83,8 +85,8 @@ func (c *frontConn) Close() error {
 // end closes what is below all else: nobody has to wait for a client that takes no farewell.
 func (c *frontConn) end() {
 	c.going.Do(func() { close(c.gone) })
-	if tcp := ws.TCP(c.Conn); tcp != nil {
-		_ = tcp.Close()
+	if c.tcp != nil {
+		_ = c.tcp.Close()
 	}
 }
 

@@ -167,7 +167,7 @@ func settled(t *testing.T) int64 {
 	t.Helper()
 	deadline := time.Now().Add(patience)
 	last, same := held(), 0
-	for same < 10 {
+	for same < 4 {
 		now := held()
 		if same++; max(now, last)-min(now, last) > 64<<10 {
 			same = 0

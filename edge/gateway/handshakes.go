@@ -4,12 +4,13 @@ import (
 	"context"
 	"errors"
 	"net"
-	"runtime"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
+
+	"canopy/edge/internal/procs"
 )
 
 const (
@@ -39,7 +40,7 @@ type handshakes struct {
 
 // newHandshakes allows perSecond of them; 0 means handshakesPerCore.
 func newHandshakes(perSecond int, door *door, vain prometheus.Counter) *handshakes {
-	cores := runtime.GOMAXPROCS(0)
+	cores := procs.Workers()
 	if perSecond == 0 {
 		perSecond = handshakesPerCore * cores
 	}

@@ -64,8 +64,8 @@ func (e *edge) listen(ctx context.Context, reg prometheus.Registerer) error {
 func (e *edge) mayIntroduce(peer netip.Addr) bool { return len(e.proxies) == 0 || e.isProxy(peer) }
 
 // front is what net/http serves.
-func (e *edge) front() front {
-	f := front{Listener: e.listener, lines: e.cfg.Edge.Limits.HeaderLines, limits: e.limits, answered: e.admit.answered}
+func (e *edge) front() *front {
+	f := &front{Listener: e.listener, lines: e.cfg.Edge.Limits.HeaderLines, limits: e.limits, answered: e.admit.answered}
 	if e.cfg.HTTP.ProxyProtocol {
 		f.introduced = e.admit.introduce
 	}

@@ -234,8 +234,9 @@ func (c *Conn) accountRecords(e *Engine) {
 	e.partials.note(c, had, s.part, now)
 }
 
-// TCP is the connection below those that this package and crypto/tls lay around it, nil if
-// there is none. To close it ends all of them, without a word to the client, at once.
+// TCP is the connection below those that are laid around it, nil if there is none. It must be
+// asked for before Engine.Adopt. To close it ends all of them at once, without a word to the
+// client.
 func TCP(conn net.Conn) *net.TCPConn {
 	tcp, _ := base(conn)
 	return tcp
