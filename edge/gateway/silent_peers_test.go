@@ -64,8 +64,8 @@ func TestSilentConnectionsOfOneAddressLeaveRoomForOthers(t *testing.T) {
 }
 
 func TestConnectionsThatEndMakeRoomForOthersOfTheirAddress(t *testing.T) {
-	s := startEdge(t, func(cfg *config.Config) { cfg.Edge.Limits.HalfOpenPerAddress = 2 })
-	for range 50 {
+	s := startEdge(t, func(cfg *config.Config) { cfg.Edge.Limits.HalfOpenPerAddress = 64 })
+	for range 3 * 64 {
 		if answer, _ := s.ask(http.MethodGet, "/nothing", nil); answer.StatusCode != http.StatusNotFound {
 			t.Fatalf("got %s, want 404", answer.Status)
 		}
