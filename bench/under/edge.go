@@ -59,6 +59,7 @@ func StartEdge(ctx context.Context, cfg EdgeConfig) (*Edge, error) {
 	s, err := startService(ctx, "edge", cfg.Program, cfg.Dir, addrs[1], append([]string{
 		"HTTP__BIND_ADDR=" + addrs[0], "HTTP__DISABLE_TLS=true", "NATS__URL=" + cfg.NATS,
 		"EDGE__APPLICATIONS_FILE=" + applications, "EDGE__DRAIN=1s",
+		"EDGE__LIMITS__HALF_OPEN_PER_ADDRESS=0", // all clients of a bench have one address
 	}, cfg.Env...))
 	if err != nil {
 		return nil, err

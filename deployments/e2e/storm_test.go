@@ -126,6 +126,7 @@ func (s *storm) startTier(kind, natsURL string, environ ...string) *process {
 	s.t.Helper()
 	return startProcess(s.t, kind, append(append(s.settings(natsURL),
 		"INGEST__REPLICAS=3", "INGEST__SHARDS="+strconv.Itoa(s.size.shards), "INGEST__SESSION_TIMEOUT=6s",
+		"EDGE__LIMITS__HALF_OPEN_PER_ADDRESS=0", // all sockets have one address
 		"EDGE__APPLICATIONS_FILE="+s.file, "HTTP__BIND_ADDR=127.0.0.1:0", "RUNTIME__LOG__LEVEL=warn", "RUNTIME__LOG__FORMAT=console",
 	), environ...))
 }

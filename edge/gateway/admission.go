@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -41,9 +41,7 @@ const (
 // and of the application.
 type admission struct {
 	*edge
-	limit    int          // sockets at once
-	pending  atomic.Int64 // connections that net/http still has
-	limits   *limits
+	limit    int // sockets at once
 	askers   *guard.Guard[asker]
 	overall  time.Duration // that a connection may take to become a socket
 	origins  []string      // that may use Basic credentials, in one spelling; empty: the request's own
@@ -53,7 +51,7 @@ type admission struct {
 func newAdmission(e *edge, reg prometheus.Registerer) (*admission, error) {
 	a := &admission{
 		edge: e, limit: e.cfg.Edge.Limits.Connections,
-		limits: newLimits(e.cfg.Edge.Limits, reg), askers: newAskers(), outcomes: newOutcomes(reg),
+		askers: newAskers(), outcomes: newOutcomes(reg),
 		overall: connectionTimeout,
 	}
 	for _, text := range e.cfg.Edge.AllowedOrigins {
@@ -87,56 +85,66 @@ func descriptorLimit() int {
 	return int(min(limit.Cur, 1<<30))
 }
 
-// connState counts the connections that are no sockets yet, and closes those beyond any
-// hope of an answer, so that slow requests cannot use up the descriptors, nor those of one
-// address the room of all others. None may stay for longer than overall.
-func (a *admission) connState(c net.Conn, state http.ConnState) {
-	own, _ := c.(*jsonConn)
+// connState counts the connections that are no sockets yet, and ends those beyond any hope of
+// an answer, so that slow requests cannot use up the descriptors or the memory, nor those of
+// one address the room of all others. None may stay for longer than overall.
+func (a *admission) connState(conn net.Conn, state http.ConnState) {
+	c, ok := conn.(*frontConn)
+	if !ok {
+		return
+	}
 	switch state {
 	case http.StateNew:
-		if own != nil {
-			own.overall = time.AfterFunc(a.overall, func() {
-				a.answered(http.StatusRequestTimeout)
-				_ = c.Close() // StateClosed follows
-			})
-		}
-		switch {
-		case !a.takePeer(c):
-			a.pending.Add(1)
-			_ = c.Close() // StateClosed follows
-		case int(a.pending.Add(1))+a.sessions.Len() > a.limit+spareDescriptors/2:
-			a.limits.full.Inc()
-			_ = c.Close()
+		c.overall = time.AfterFunc(a.overall, func() {
+			a.answered(http.StatusRequestTimeout)
+			c.cut() // StateClosed follows
+		})
+		if !a.letIn(c) {
+			c.cut()
 		}
 	case http.StateHijacked, http.StateClosed:
-		a.pending.Add(-1)
-		if own == nil {
-			return
-		}
-		own.overall.Stop()
-		if own.counts {
-			a.limits.peers.give(own.peer)
-		}
+		c.overall.Stop()
+		a.door.leave(&c.visitor)
 	}
 }
 
-// takePeer counts a new connection for its peer, unless that speaks for many clients. It is
-// false if the peer has too many.
-func (a *admission) takePeer(conn net.Conn) bool {
-	c, ok := conn.(*jsonConn)
-	if !ok || a.cfg.HTTP.ProxyProtocol { // RemoteAddr would wait for the proxy's header
-		return true
+// letIn tells whether a new connection may stay.
+func (a *admission) letIn(c *frontConn) bool {
+	var address netip.Prefix
+	if !a.cfg.HTTP.ProxyProtocol { // or the address would have to be waited for
+		address = a.counted(c.Conn.RemoteAddr())
 	}
-	peer, ok := parseAddress(c.RemoteAddr().String())
+	// So many at least learn that the edge is full.
+	descriptors := max(1, a.limit+spareDescriptors/2-a.sessions.Len())
+	if !a.door.enter(&c.visitor, address, descriptors) {
+		return false
+	}
+	if a.limits.arrivals != nil && !a.limits.arrivals.Allow() {
+		a.limits.often.Inc()
+		return false
+	}
+	return true
+}
+
+// introduce counts a connection for the address that its proxy has named. It is false if that
+// has too many.
+func (a *admission) introduce(c *frontConn, address net.Addr) bool {
+	return a.door.introduce(&c.visitor, a.counted(address))
+}
+
+// counted is what a connection from address counts for: nobody if that speaks for many.
+func (a *admission) counted(address net.Addr) netip.Prefix {
+	peer, ok := parseAddress(address.String())
 	if !ok || a.isProxy(peer) {
-		return true
+		return netip.Prefix{}
 	}
-	c.peer = network(peer)
-	c.counts = a.limits.peers.take(c.peer)
-	return c.counts
+	return network(peer)
 }
 
 func (a *admission) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if c, ok := r.Context().Value(connKey{}).(*frontConn); ok {
+		a.door.served(&c.visitor)
+	}
 	a.cors(w, r)
 	if r.ContentLength != 0 {
 		// net/http would wait for the body before it answers.
@@ -155,14 +163,6 @@ func (a *admission) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // answered counts a request.
 func (a *admission) answered(status int) { a.outcomes.WithLabelValues(strconv.Itoa(status)).Inc() }
-
-// unreadable counts a request that net/http has refused by itself.
-func (a *admission) unreadable(status int) {
-	a.answered(status)
-	if status == http.StatusRequestHeaderFieldsTooLarge {
-		a.limits.header.Inc()
-	}
-}
 
 // open answers 101 and hands the connection over, or answers a preflight, or says why not.
 func (a *admission) open(w http.ResponseWriter, r *http.Request) *refusal {

@@ -60,6 +60,7 @@ func startChild(t *testing.T, natsURL, file string) (s *stack, kill func()) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), childVariable+"=1", "NATS__URL="+natsURL, "EDGE__APPLICATIONS_FILE="+file,
+		"EDGE__LIMITS__HALF_OPEN_PER_ADDRESS=0", // all clients have one address
 		"HTTP__BIND_ADDR=127.0.0.1:0", "RUNTIME__HEALTH__BIND_ADDR=127.0.0.1:0", "RUNTIME__LOG__LEVEL=error", "RUNTIME__LOG__FORMAT=console")
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()

@@ -340,6 +340,7 @@ func TestLimitsAreExactWhenHandshakesComeAtOnce(t *testing.T) {
 	} {
 		s := startEdge(t, func(cfg *config.Config) {
 			limits.HeaderBytes, limits.MessageBytes = cfg.Edge.Limits.HeaderBytes, cfg.Edge.Limits.MessageBytes
+			limits.HeaderLines = cfg.Edge.Limits.HeaderLines
 			cfg.Edge.Limits = limits
 		})
 		var opened atomic.Int64

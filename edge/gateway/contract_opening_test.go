@@ -72,6 +72,12 @@ var answers = []struct {
 	{"an empty group_id", "/open-app?group_id=", nil, 400, `Bad group_id: expected 1 to 128 bytes`},
 	{"a group_id of 129 bytes", "/open-app?group_id=" + strings.Repeat("g", 129), nil, 400, `Bad group_id: expected 1 to 128 bytes`},
 
+	{"a channel of 1 KiB", "/open-app/" + strings.Repeat("%41", 1024), nil, 101, ""},
+	{"a longer channel", "/open-app/" + strings.Repeat("%41", 1025), nil, 400, `Bad channel: expected at most 1024 bytes`},
+	{"a longer channel of a group", "/open-app/" + strings.Repeat("x", 1025) + "?group_id=g", nil, 400, `Bad channel: expected at most 1024 bytes`},
+	{"a device of 1 KiB", "/open-app?device=" + strings.Repeat("x", 1024), nil, 101, ""},
+	{"a longer device", "/open-app?device=" + strings.Repeat("%C3%A4", 513), nil, 400, `Bad parameter device: expected at most 1024 bytes`},
+
 	// Upgrade headers
 	{"no upgrade", "/open-app", http.Header{"Connection": {"close"}, "Upgrade": {"nothing"}}, 400, `{'error':'BadRequest','message':'header Connection must contain Upgrade'}`},
 	{"another upgrade", "/open-app", http.Header{"Upgrade": {"h2c"}}, 400, `header Upgrade must contain websocket`},
@@ -92,11 +98,15 @@ var answers = []struct {
 	// What he may read
 	{"an unknown application", "/nobody", nil, 404, `{'error':'NotFound','message':'Resource not found: Application / nobody'}`},
 	{"a private one, anonymously", "/secret-app", nil, 404, `{'error':'NotFound','message':'Resource not found: Application / secret-app'}`},
+	{"a name of more than 1 KiB", "/" + strings.Repeat("x", 1025), nil, 404, strings.Repeat("x", 256) + `'}`},
 	{"a name of 10 KB is cut", "/" + strings.Repeat("x", 10_240), nil, 404, strings.Repeat("x", 256) + `'}`},
 
 	// Sizes
 	{"headers over 32 KiB", "/open-app", http.Header{"X": {strings.Repeat("x", 33<<10)}}, 431, `{'error':'RequestHeaderFieldsTooLarge'`},
 	{"headers of nearly 32 KiB", "/open-app", http.Header{"X": {strings.Repeat("x", 31<<10)}}, 101, ""},
+
+	{"100 header lines", "/open-app", http.Header{"X": make([]string, 93)}, 101, ""},
+	{"101 header lines", "/open-app", http.Header{"X": make([]string, 94)}, 431, `{'error':'RequestHeaderFieldsTooLarge','message':'Too many header lines'}`},
 
 	// The order: the first that fails answers
 	{"headers before the upgrade", "/open-app", http.Header{"X": {strings.Repeat("x", 33<<10)}, "Upgrade": {"h2c"}}, 431, ""},

@@ -71,6 +71,9 @@ type edge struct {
 	listener    net.Listener
 	proxies     []netip.Prefix // whose word about their clients is believed
 	strangers   *strangers
+	limits      *limits
+	door        *door
+	handshakes  *handshakes
 	server      *http.Server
 	feeds       *nats.Conn // events only
 	requests    *nats.Conn
@@ -155,6 +158,9 @@ func (e *edge) open(ctx context.Context) error {
 		return err
 	}
 	e.server.ConnState = e.admit.connState
+	e.server.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		return context.WithValue(ctx, connKey{}, c)
+	}
 	e.health.AddCheck("nats", natsconn.Check(e.feeds))
 	e.health.AddCheck("nats requests", natsconn.Check(e.requests))
 	e.health.AddCheck("nats groups", natsconn.Check(e.members))
@@ -266,7 +272,7 @@ func (e *edge) serve(ctx context.Context) error {
 		all.Go(func() error { return e.certificate.Run(parts) })
 	}
 	all.Go(func() error {
-		if err := e.server.Serve(jsonListener{e.listener, e.admit.unreadable}); !errors.Is(err, http.ErrServerClosed) {
+		if err := e.server.Serve(e.front()); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("accept sockets: %w", err)
 		}
 		return nil

@@ -13,17 +13,17 @@ import (
 	"canopy/shared/config"
 )
 
-// leastPeers is how many connections one address may have, at least, that are no sockets
-// yet, if its sockets are limited: so many at a time learn why they are refused.
-const leastPeers = 64
-
 // limits bound what the clients of an edge hold. Counts are exact: a place is taken before
 // it is used and given back once, in whatever way its socket ends. Any goroutine may use
 // them. The limit of all sockets is the registry's of sessions.
 type limits struct {
 	full         prometheus.Counter // refusals by the limit of all sockets
 	often        prometheus.Counter // refusals by perSecond
-	header       prometheus.Counter // refusals by the size of headers
+	headerBytes  prometheus.Counter // refusals by the size of headers
+	headerLines  prometheus.Counter // refusals by their number
+	halfOpen     prometheus.Counter // connections closed by the number of those that are no sockets yet
+	visitors     prometheus.Counter // connections closed by the number of those of one address
+	handshakes   prometheus.Counter // TLS handshakes that waited in vain
 	groups       prometheus.Counter // refusals by the number of an application's groups
 	publicGroups prometheus.Counter // refusals by the number of all public readers' groups
 	newGroups    prometheus.Counter // refusals by the number of new ones of an address without signing in
@@ -31,24 +31,23 @@ type limits struct {
 	signIns      prometheus.Counter // refusals by the number of sign-ins that failed
 	vain         prometheus.Counter // refusals by the number of questions about access that is not there
 	questions    prometheus.Counter // refusals by the number of questions to Drogue's services at once
-	perSecond    *rate.Limiter      // nil is off
+	perSecond    *rate.Limiter      // of requests; nil is off
+	arrivals     *rate.Limiter      // of connections; likewise
 	addresses    quota[netip.Prefix]
-	peers        quota[netip.Prefix] // connections that are no sockets yet
-	users        quota[string]       // by the name of the principal: see place.user
+	users        quota[string] // by the name of the principal: see place.user
 	applications quota[string]
 }
 
 func newLimits(l config.Limits, reg prometheus.Registerer) *limits {
 	over := func(limit string) prometheus.Counter { return session.NewOverLimit(reg, limit) }
-	address := over("connections_per_address")
-	peers := 0
-	if n := l.ConnectionsPerAddress; n > 0 {
-		peers = max(n, leastPeers)
-	}
 	all := &limits{
 		full:         over("connections"),
 		often:        over("connections_per_second"),
-		header:       over("header_bytes"),
+		headerBytes:  over("header_bytes"),
+		headerLines:  over("header_lines"),
+		halfOpen:     over("half_open"),
+		visitors:     over("half_open_per_address"),
+		handshakes:   over("handshakes_per_second"),
 		groups:       over("groups_per_application"),
 		publicGroups: over("public_groups"),
 		newGroups:    over("new_groups_per_address"),
@@ -56,13 +55,15 @@ func newLimits(l config.Limits, reg prometheus.Registerer) *limits {
 		signIns:      over("failed_sign_ins"),
 		vain:         over("forbidden_applications"),
 		questions:    over("questions"),
-		addresses:    newQuota[netip.Prefix](l.ConnectionsPerAddress, address),
-		peers:        newQuota[netip.Prefix](peers, address),
+		addresses:    newQuota[netip.Prefix](l.ConnectionsPerAddress, over("connections_per_address")),
 		users:        newQuota[string](l.ConnectionsPerUser, over("connections_per_user")),
 		applications: newQuota[string](l.ConnectionsPerApplication, over("connections_per_application")),
 	}
 	if n := l.ConnectionsPerSecond; n > 0 {
 		all.perSecond = rate.NewLimiter(rate.Limit(n), n)
+		// As many again are told why they are refused. Whoever comes beyond that costs no
+		// TLS handshake.
+		all.arrivals = rate.NewLimiter(rate.Limit(2*n), 2*n)
 	}
 	return all
 }

@@ -60,10 +60,11 @@ func TestAFullEdgeAnswersPreflightsWith503(t *testing.T) {
 
 func TestAConnectionThatBecomesNoSocketInTimeIsClosedWhateverItWaitsFor(t *testing.T) {
 	reg := prometheus.NewRegistry()
-	e := &edge{log: zap.NewNop()}
+	e := &edge{log: zap.NewNop(), limits: newLimits(config.Limits{}, reg)}
+	e.door = newDoor(config.Limits{}, e.limits)
 	e.sessions = session.NewRegistry(ws.NewEngine(ws.Config{}), nil, nil, config.Ping{}, e.log, reg)
 	a := &admission{
-		edge: e, limit: 10, limits: newLimits(config.Limits{}, reg), outcomes: newOutcomes(reg),
+		edge: e, limit: 10, outcomes: newOutcomes(reg),
 		overall: 200 * time.Millisecond,
 	}
 	ended := make(chan error, 1)
@@ -79,7 +80,9 @@ func TestAConnectionThatBecomesNoSocketInTimeIsClosedWhateverItWaitsFor(t *testi
 	if err != nil {
 		t.Fatal(err)
 	}
-	go func() { _ = server.Serve(jsonListener{listener, func(int) {}}) }()
+	go func() {
+		_ = server.Serve(&front{Listener: listener, lines: 100, limits: e.limits, answered: func(int) {}})
+	}()
 	t.Cleanup(func() { _ = server.Close() })
 	for name, request := range map[string]string{
 		"no byte": "", "a header that never ends": "GET /open-app HTTP/1.1\r\n", "an answer that never comes": handshake,
@@ -112,5 +115,5 @@ func TestAConnectionThatBecomesNoSocketInTimeIsClosedWhateverItWaitsFor(t *testi
 	if n := testutil.ToFloat64(a.outcomes.WithLabelValues("408")); n != 3 {
 		t.Errorf("%v are counted, want 3", n)
 	}
-	(&stack{t: t}).await("the end of all connections", func() bool { return a.pending.Load() == 0 })
+	(&stack{t: t}).await("the end of all connections", func() bool { return a.door.count() == 0 })
 }

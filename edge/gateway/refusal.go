@@ -76,6 +76,12 @@ func gone(cause error) *refusal {
 // statusClientLeft is nginx's number for it, which stands in metrics only.
 const statusClientLeft = 499
 
+// tooManyLines is the answer to a head that has more of them than there may be.
+func tooManyLines() *refusal {
+	status := http.StatusRequestHeaderFieldsTooLarge
+	return &refusal{status: status, kind: "RequestHeaderFieldsTooLarge", message: "Too many header lines"}
+}
+
 func full() *refusal { return unavailable("Too many connections on this edge", nil) }
 
 // cutName gives at most maxName bytes of name, cut where a character ends, as UTF-8.

@@ -41,16 +41,15 @@ func TestSilentConnectionsOfOneAddressLeaveRoomForOthers(t *testing.T) {
 			s := startEdge(t, func(cfg *config.Config) {
 				cfg.HTTP.DisableTLS, cfg.HTTP.CertBundleFile, cfg.HTTP.KeyFile = true, "", ""
 				cfg.Edge.Limits.Connections = connections
-				cfg.Edge.Limits.ConnectionsPerAddress = 10
 				cfg.HTTP.TrustedProxies = c.proxies
 			})
-			const many = leastPeers + 5
+			const most, many = 64, 64 + 5
 			for range many {
 				s.connectFrom("127.0.0.7", "")
 			}
-			over := func() float64 { return s.metric(`canopy_edge_over_limit_total{limit="connections_per_address"}`) }
+			over := func() float64 { return s.metric(`canopy_edge_over_limit_total{limit="half_open_per_address"}`) }
 			if c.closes {
-				s.await("the end of those beyond the limit", func() bool { return over() == many-leastPeers })
+				s.await("the end of those beyond the limit", func() bool { return over() == many-most })
 			}
 			other := s.connectFrom("127.0.0.8", handshake)
 			answer := make([]byte, 12)
@@ -65,13 +64,13 @@ func TestSilentConnectionsOfOneAddressLeaveRoomForOthers(t *testing.T) {
 }
 
 func TestConnectionsThatEndMakeRoomForOthersOfTheirAddress(t *testing.T) {
-	s := startEdge(t, func(cfg *config.Config) { cfg.Edge.Limits.ConnectionsPerAddress = 1 })
-	for range 3 * leastPeers {
+	s := startEdge(t, func(cfg *config.Config) { cfg.Edge.Limits.HalfOpenPerAddress = 64 })
+	for range 3 * 64 {
 		if answer, _ := s.ask(http.MethodGet, "/nothing", nil); answer.StatusCode != http.StatusNotFound {
 			t.Fatalf("got %s, want 404", answer.Status)
 		}
 	}
-	if n := s.metric(`canopy_edge_over_limit_total{limit="connections_per_address"}`); n != 0 {
+	if n := s.metric(`canopy_edge_over_limit_total{limit="half_open_per_address"}`); n != 0 {
 		t.Errorf("%v connections were refused", n)
 	}
 }

@@ -12,6 +12,10 @@ import (
 	"canopy/edge/internal/group"
 )
 
+// longestName is how long the name of an application, a channel or a device may be, in bytes
+// as they are, not as they are encoded. A socket keeps its names for as long as it is open.
+const longestName = 1 << 10
+
 // target is what a request asks for. A socket keeps it, and so its names are copies: else
 // each would keep the whole line of its request, with whatever stands there besides, a token
 // perhaps.
@@ -89,6 +93,12 @@ func parseTarget(r *http.Request) (target, *refusal) {
 	query, refused := parseQuery(r.URL.RawQuery)
 	if refused != nil {
 		return target{}, refused
+	}
+	switch {
+	case len(filter.Channel) > longestName:
+		return target{}, badRequest("Bad channel: expected at most 1024 bytes")
+	case len(query["device"]) > longestName:
+		return target{}, badRequest("Bad parameter device: expected at most 1024 bytes")
 	}
 	filter.Device, filter.ByDevice = strings.Clone(query["device"]), has(query, "device")
 	credentials := authn.Query{

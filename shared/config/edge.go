@@ -104,6 +104,9 @@ func (c *check) limits(l Limits) {
 		{"CONNECTIONS_PER_USER", l.ConnectionsPerUser},
 		{"CONNECTIONS_PER_ADDRESS", l.ConnectionsPerAddress},
 		{"CONNECTIONS_PER_SECOND", l.ConnectionsPerSecond},
+		{"HALF_OPEN", l.HalfOpen},
+		{"HALF_OPEN_PER_ADDRESS", l.HalfOpenPerAddress},
+		{"HANDSHAKES_PER_SECOND", l.HandshakesPerSecond},
 		{"MESSAGES_PER_SECOND", l.MessagesPerSecond},
 	} {
 		c.atLeast("EDGE__LIMITS__"+limit.name, int64(limit.most), 0, "0")
@@ -112,6 +115,7 @@ func (c *check) limits(l Limits) {
 	// A token must fit into a message, which refreshes it, and into a header.
 	c.that(l.MessageBytes >= 8<<10 && l.MessageBytes <= 16*mebibyte, "EDGE__LIMITS__MESSAGE_BYTES", "expected 8KiB to 16MiB")
 	c.that(l.HeaderBytes >= 8<<10 && l.HeaderBytes <= mebibyte, "EDGE__LIMITS__HEADER_BYTES", "expected 8KiB to 1MiB")
+	c.that(l.HeaderLines >= 20 && l.HeaderLines <= 10000, "EDGE__LIMITS__HEADER_LINES", "expected 20 to 10000")
 }
 
 func (c *check) clients(o OAuth) {

@@ -14,18 +14,22 @@ import (
 
 // Secure returns a listener that ends TLS on what listener accepts: its connections are
 // *tls.Conn, as net/http expects, and can be given to Engine.Adopt after the handshake.
-// config is not changed any more.
-func Secure(listener net.Listener, config *tls.Config) net.Listener {
+// config is not changed any more, and has no GetConfigForClient.
+func Secure(listener net.Listener, config *tls.Config, limits Opening) net.Listener {
 	config = config.Clone()
 	// The first records of a connection would be small ones otherwise, each with a system
 	// call of its own.
 	config.DynamicRecordSizingDisabled = true
-	return &secureListener{listener, config}
+	config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		return nil, hello.Conn.(*carrier).Conn.(*opening).turn(hello.Context())
+	}
+	return &secureListener{listener, config, &limits}
 }
 
 type secureListener struct {
 	net.Listener
 	config *tls.Config
+	limits *Opening
 }
 
 func (l *secureListener) Accept() (net.Conn, error) {
@@ -33,7 +37,7 @@ func (l *secureListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	carrier := &carrier{Conn: conn}
+	carrier := &carrier{Conn: &opening{Conn: conn, Opening: l.limits}}
 	carrier.tls = tls.Server(carrier, l.config)
 	return carrier.tls, nil
 }
@@ -92,6 +96,9 @@ func (noInput) Temporary() bool { return true }
 // that the kernel took.
 func (s *carrier) move(c *Conn, nb *nbio.Conn) {
 	s.conn, s.moved = c, nb
+	if o, ok := s.Conn.(*opening); ok {
+		s.Conn = o.Conn // what it has counted is of no use any more
+	}
 	s.records.heard() // the handshake is over
 	s.counted = s.records.whole
 }
@@ -323,6 +330,14 @@ func (c *Conn) accountRecords(e *Engine) {
 	}
 	s.part.below = held
 	e.partials.note(c, had, s.part, now)
+}
+
+// TCP is the connection below those that are laid around it, nil if there is none. It must be
+// asked for before Engine.Adopt. To close it ends all of them at once, without a word to the
+// client.
+func TCP(conn net.Conn) *net.TCPConn {
+	tcp, _ := base(conn)
+	return tcp
 }
 
 // base finds the TCP connection below conn, and the carrier if TLS runs over it.

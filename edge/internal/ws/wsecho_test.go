@@ -124,7 +124,7 @@ func serveOver(t testing.TB, secure bool, config Config, prepare func(*echo)) *s
 	s.addr = listener.Addr().String()
 	s.url = "ws://" + s.addr + "/"
 	if secure {
-		listener = Secure(listener, certtest.Server(t))
+		listener = Secure(listener, certtest.Server(t), Opening{})
 		s.url = "wss://" + s.addr + "/"
 	}
 	web := &http.Server{ReadHeaderTimeout: 30 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -1,0 +1,6 @@
+//go:build race
+
+package gateway
+
+// racing is how much larger stacks are under the race detector.
+const racing = 2
