@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -28,6 +29,13 @@ const (
 
 const earliest = "earliest"
 
+// earliestTime and latestTime are the first and the last moment that a stream's times can be
+// compared with: they are nanoseconds since 1970 in 64 bits.
+var (
+	earliestTime = time.Unix(0, 0)
+	latestTime   = time.Unix(0, math.MaxInt64)
+)
+
 // ErrSince is wrapped by ParseSince's error, whose text is fit for clients.
 var ErrSince = errors.New("expected a cursor, an RFC 3339 time or " + earliest)
 
@@ -44,6 +52,12 @@ func ParseSince(text string) (Since, error) {
 	at, err := time.Parse(time.RFC3339, strings.Replace(text, " ", "+", 1))
 	if err != nil {
 		return Since{}, fmt.Errorf("%w: %.64q", ErrSince, text)
+	}
+	switch {
+	case at.After(latestTime):
+		return Since{}, nil
+	case at.Before(earliestTime):
+		at = earliestTime // nothing was stored before
 	}
 	return Since{kind: fromTime, at: at}, nil
 }
