@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 
+	"canopy/edge/internal/authn"
 	"canopy/edge/internal/group"
 	"canopy/edge/internal/session"
 )
@@ -22,7 +23,8 @@ func (a *admission) attach(ctx context.Context, r *http.Request, to target, s *s
 	var err error
 	what := "The event log is not available"
 	if to.group == nil {
-		err = a.hub.Attach(ctx, to.application, to.filter, to.since, s, &s.Reader)
+		since := to.since.For(a.reader(r, s.Principal()))
+		err = a.hub.Attach(ctx, to.application, to.filter, since, s, &s.Reader)
 	} else {
 		what = "The group is not available"
 		s.Member, err = a.groups.Join(ctx, to.key(s.Principal()), network(a.clientAddress(r)).String(), s)
@@ -44,4 +46,13 @@ func (a *admission) attach(ctx context.Context, r *http.Request, to target, s *s
 	default:
 		return unavailable(what, err)
 	}
+}
+
+// reader names whoever the log is read for: a user, or the address of a client that has not
+// signed in.
+func (a *admission) reader(r *http.Request, p authn.Principal) string {
+	if p.Kind != authn.Anonymous {
+		return "user " + p.User
+	}
+	return network(a.clientAddress(r)).String()
 }

@@ -136,6 +136,7 @@ type Limits struct {
 	MessageBytes              int64 `key:"message_bytes" default:"64KiB" unit:"bytes" help:"largest message from a client; a larger one closes the socket with 1009"`
 	HeaderBytes               int64 `key:"header_bytes" default:"32KiB" unit:"bytes" help:"largest request line and headers of a request for a socket, tokens among them; larger ones are answered with 431"`
 	GroupsPerApplication      int   `key:"groups_per_application" default:"1000" help:"groups of one application, on all edges; 0 is off"`
+	ReplayEventsPerMinute     int   `key:"replay_events_per_minute" default:"1000000" help:"events that this edge reads from the log in a minute, and at once after a minute without, for all sockets with since of one user, or of one address that has not signed in: each once more for each KiB, a question to the log as 8; beyond it those sockets wait; behind a proxy it needs HTTP__TRUSTED_PROXIES or HTTP__PROXY_PROTOCOL, or all who have not signed in are one; 0 is off"`
 	NewGroupsPerAddress       int   `key:"new_groups_per_address" default:"10" help:"groups that one address may make on this edge in an hour without signing in; 0 is off"`
 }
 

@@ -16,6 +16,7 @@ type Since struct {
 	kind   sinceKind
 	cursor event.Cursor
 	at     time.Time
+	owner  string
 }
 
 type sinceKind uint8
@@ -62,6 +63,13 @@ func ParseSince(text string) (Since, error) {
 	return Since{kind: fromTime, at: at}, nil
 }
 
+// For gives since with the name of the reader for whom the log is read: what that costs
+// counts for all sockets of one name together.
+func (s Since) For(reader string) Since {
+	s.owner = reader
+	return s
+}
+
 // entry is what has to be found out about a socket's place before it gets events.
 type entry uint8
 
@@ -77,6 +85,7 @@ type begin struct {
 	now    bool
 	cursor event.Cursor
 	entry  entry
+	owner  string // see Since.For
 }
 
 // find says where since is.
@@ -92,9 +101,11 @@ func (f *Feed) find(ctx context.Context, since Since) (begin, error) {
 	if since.kind == fromEarliest {
 		key = earliest
 	}
+	a := f.hub.accounts.open(since.owner)
+	defer f.hub.accounts.leave(a)
 	// A thousand sockets that come back together ask the leader once.
 	found := f.finding.DoChan(key, func() (any, error) {
-		ctx, cancel := context.WithTimeout(f.hub.context, openTimeout)
+		ctx, cancel := context.WithTimeout(onAccountOf(f.hub.context, a), openTimeout)
 		defer cancel()
 		if since.kind == fromEarliest {
 			return f.findEarliest(ctx)
