@@ -142,7 +142,7 @@ func (e *edge) open(ctx context.Context) error {
 	e.hub = feed.New(feed.Config{
 		Buffers: e.cfg.Edge.Buffers, Held: e.engine.Held, Resharded: e.breaks,
 		Others: []*nats.Conn{e.members}, Deflater: e.deflater,
-		Budget: feed.Budget{
+		Allowance: feed.Allowance{
 			EventsPerMinute: limits.ReplayEventsPerMinute, Over: session.NewOverLimit(reg, "replay_events_per_minute"),
 		},
 	}, e.feeds, e.requests, e.log, reg)

@@ -40,9 +40,9 @@ const (
 	turnCost = blockEvents * eventCost
 )
 
-// Budget bounds how much one reader has read from the log: whoever opens sockets, however
+// Allowance bounds how much one reader has read from the log: whoever opens sockets, however
 // many they are.
-type Budget struct {
+type Allowance struct {
 	// EventsPerMinute is how many events a reader may have read in a minute, and at once after
 	// a while without. 0 means any number.
 	EventsPerMinute int
@@ -78,7 +78,7 @@ type accounts struct {
 	parked int                   // sockets that wait
 }
 
-func newAccounts(b Budget) *accounts {
+func newAccounts(b Allowance) *accounts {
 	const minute = 60
 	return &accounts{
 		rate: rate.Limit(float64(b.EventsPerMinute) * eventCost / minute), burst: b.EventsPerMinute * eventCost,

@@ -29,8 +29,8 @@ func startBudgetedHub(t *testing.T, perMinute int, buffers config.Buffers) (*Hub
 	js := natstest.Streams(t, nc, 1)
 	clock := &stoppedClock{}
 	clock.at.Store(time.Now().UnixNano())
-	budget := Budget{EventsPerMinute: perMinute, Over: prometheus.NewCounter(prometheus.CounterOpts{Name: "over"})}
-	cfg := Config{Buffers: buffers, Workers: 2, Held: func() int64 { return 0 }, Budget: budget}
+	budget := Allowance{EventsPerMinute: perMinute, Over: prometheus.NewCounter(prometheus.CounterOpts{Name: "over"})}
+	cfg := Config{Buffers: buffers, Workers: 2, Held: func() int64 { return 0 }, Allowance: budget}
 	h := New(cfg, nc, nc, zap.NewNop(), prometheus.NewRegistry())
 	h.now = clock.now
 	run(t, h)
@@ -78,7 +78,7 @@ func TestAReaderOverItsBudgetWaitsAndOthersDoNot(t *testing.T) {
 	if n := h.accounts.waiting(); n != 1+more {
 		t.Errorf("%d sockets wait, want %d", n, 1+more)
 	}
-	if n := count(t, h.config.Budget.Over); n != 1+more {
+	if n := count(t, h.config.Allowance.Over); n != 1+more {
 		t.Errorf("%v sockets are counted that had to wait, want %d", n, 1+more)
 	}
 	h.reads.mu.Lock()
@@ -164,6 +164,30 @@ func TestARetentionThatPassesASocketWhichWaitsIsTold(t *testing.T) {
 	}
 }
 
+func TestNothingIsReadForSocketsThatAreGone(t *testing.T) {
+	h, js, _ := startBudgetedHub(t, 0, roomy)
+	log := fill(t, js, 2000)
+	other := h.reads.ask(0, h.accounts.open("other")) // so that they wait for their turn
+	for range 50 {
+		s := resumeFor(t, h, "reader", nothing, event.Cursor{Log: log})
+		await(t, "it waits for its turn", func() bool {
+			h.reads.mu.Lock()
+			defer h.reads.mu.Unlock()
+			return len(h.reads.waiting) == 1
+		})
+		s.Detach()
+	}
+	h.reads.end(other)
+	await(t, "nobody waits any more", func() bool {
+		h.reads.mu.Lock()
+		defer h.reads.mu.Unlock()
+		return h.reads.total+len(h.reads.waiting) == 0
+	})
+	if n := count(t, h.stats.replayReads); n != 0 {
+		t.Errorf("%v reads for sockets that are gone", n)
+	}
+}
+
 func TestAThousandSocketsOfOneReaderPayForWhatTheyShareOnce(t *testing.T) {
 	const events, sockets = 2000, 1000
 	h, js, _ := startBudgetedHub(t, 2*events, roomy)
@@ -175,14 +199,14 @@ func TestAThousandSocketsOfOneReaderPayForWhatTheyShareOnce(t *testing.T) {
 	for _, s := range list {
 		expect(t, s, 1, events, 1)
 	}
-	if n := count(t, h.config.Budget.Over); n != 0 {
+	if n := count(t, h.config.Allowance.Over); n != 0 {
 		t.Errorf("%v of them had to wait", n)
 	}
 }
 
 func TestAReaderIsNeverShortOfMoreThanAMinuteGivesBack(t *testing.T) {
 	now := time.Unix(1_000_000, 0)
-	s := newAccounts(Budget{EventsPerMinute: 10_000})
+	s := newAccounts(Allowance{EventsPerMinute: 10_000})
 	a := s.open("reader")
 	for range 1_000_000 {
 		s.charge(a, requestCost, now)
@@ -190,13 +214,13 @@ func TestAReaderIsNeverShortOfMoreThanAMinuteGivesBack(t *testing.T) {
 	if now = now.Add(61 * time.Second); a.isOver(now) {
 		t.Error("it waits for longer than a minute")
 	}
-	if b := newAccounts(Budget{}).open("reader"); b.isOver(now) {
+	if b := newAccounts(Allowance{}).open("reader"); b.isOver(now) {
 		t.Error("it is over a budget that is off")
 	}
 }
 
 func TestReadersShareTheCostOfABlockTheyAllStandIn(t *testing.T) {
-	h := New(Config{Buffers: roomy, Workers: 1, Held: func() int64 { return 0 }, Budget: Budget{EventsPerMinute: 1000}}, nil, nil, zap.NewNop(), prometheus.NewRegistry())
+	h := New(Config{Buffers: roomy, Workers: 1, Held: func() int64 { return 0 }, Allowance: Allowance{EventsPerMinute: 1000}}, nil, nil, zap.NewNop(), prometheus.NewRegistry())
 	now := time.Unix(1_000_000, 0)
 	h.now = func() time.Time { return now }
 	p := replayer{feed: newOpenFeed(h, "app")}

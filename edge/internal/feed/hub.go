@@ -59,8 +59,8 @@ var ErrUnavailable = errors.New("event log unavailable")
 // Config is what a Hub needs to know.
 type Config struct {
 	Buffers config.Buffers
-	// Budget bounds what is read from the log for one reader.
-	Budget Budget
+	// Allowance bounds what is read from the log for one reader.
+	Allowance Allowance
 	// Workers is the number of goroutines that write to sockets; 0 means one a core.
 	Workers int
 	// Held gives the bytes that wait for stalled sockets, outside of the rings.
@@ -132,7 +132,7 @@ func New(cfg Config, feeds, requests *nats.Conn, log *zap.Logger, reg prometheus
 		shelf: &shelf{limit: cfg.Buffers.RepairBytes}, kept: kept{limit: cfg.Buffers.ReplayBytes},
 		zap: log, now: time.Now, over: make(chan struct{}, 1), grace: drainGrace,
 		feeds: map[string]*Feed{}, moved: map[int]chan struct{}{}, suspected: map[int]time.Time{},
-		failed: errors.New("the streams are not known yet"), accounts: newAccounts(cfg.Budget),
+		failed: errors.New("the streams are not known yet"), accounts: newAccounts(cfg.Allowance),
 	}
 	h.reads = newTurns(h.accounts, 1, replaysAtOnce)
 	h.asks = newTurns(h.accounts, 1, math.MaxInt)

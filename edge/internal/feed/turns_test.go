@@ -17,7 +17,7 @@ func (x *turn) whose() *account {
 }
 
 func TestAReaderWithAThousandTurnsToTakeStarvesNobody(t *testing.T) {
-	all := newAccounts(Budget{})
+	all := newAccounts(Allowance{})
 	turns := newTurns(all, 1, 1)
 	greedy, honest := all.open("greedy"), all.open("honest")
 	first := turns.ask(0, greedy)
@@ -49,7 +49,7 @@ func TestAReaderWithAThousandTurnsToTakeStarvesNobody(t *testing.T) {
 }
 
 func TestATurnThatSeveralReadersWaitForComesWithTheFirstOfThem(t *testing.T) {
-	all := newAccounts(Budget{})
+	all := newAccounts(Allowance{})
 	turns := newTurns(all, 1, 2)
 	greedy, honest, late := all.open("greedy"), all.open("honest"), all.open("late")
 	all.serve(greedy)
@@ -80,7 +80,7 @@ func TestATurnThatSeveralReadersWaitForComesWithTheFirstOfThem(t *testing.T) {
 }
 
 func TestAQuestionThatNobodyWaitsForAnyMoreIsNotPut(t *testing.T) {
-	all := newAccounts(Budget{})
+	all := newAccounts(Allowance{})
 	turns := newTurns(all, 1, 1)
 	running := turns.ask(0, all.open("other"))
 	ctx, cancel := context.WithCancel(t.Context())
