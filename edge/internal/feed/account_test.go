@@ -164,6 +164,32 @@ func TestARetentionThatPassesASocketWhichWaitsIsTold(t *testing.T) {
 	}
 }
 
+func TestWhoWaitsForTheStreamDoesNotWaitForThoseWhoseEventsAreInMemory(t *testing.T) {
+	const events, half = 600, 300
+	h, js, _ := startBudgetedHub(t, 0, roomy)
+	log := fill(t, js, events)
+	resumeFor(t, h, "greedy", nothing, event.Cursor{Log: log, Sequence: half})
+	await(t, "the second half is in memory", func() bool { return h.replaying() == 0 })
+	p := replayer{feed: h.feeds["app"]}
+	defer p.endTurn()
+	at := func(owner string, sequence uint64, cold bool) {
+		r := &Reader{}
+		r.place(event.Cursor{Log: log, Sequence: sequence})
+		p.waiting = append(p.waiting, &replay{reader: r, account: h.accounts.open(owner), cold: cold})
+	}
+	at("greedy", half, false)
+	at("honest", 0, true)
+	for n := range 6 {
+		b, err := p.nextBlock(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := []uint64{0, half}[n%2]; b.after != want {
+			t.Errorf("block %d begins behind %d, want %d", n, b.after, want)
+		}
+	}
+}
+
 func TestNothingIsReadForSocketsThatAreGone(t *testing.T) {
 	h, js, _ := startBudgetedHub(t, 0, roomy)
 	log := fill(t, js, 2000)

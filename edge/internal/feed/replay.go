@@ -36,7 +36,8 @@ const (
 type replayer struct {
 	feed    *Feed
 	waiting []*replay // claimed by nobody, in the order in which they came
-	turn    *turn     // to read a block, for which the goroutine waits; or nil
+	turn    *turn     // to read a block, which the goroutine has or waits for; or nil
+	aside   bool      // it has just read one
 	scratch []byte
 
 	word   streamWord // of the leader
@@ -87,7 +88,7 @@ func (p *replayer) enterAll(ctx context.Context) {
 		}
 		x.cold = f.hub.kept.find(f, x.reader.Cursor()) == nil
 		p.waiting = append(p.waiting, x)
-		if p.turn != nil {
+		if x.cold && p.turn != nil {
 			f.hub.reads.join(p.turn, x.account)
 		}
 	}
@@ -110,26 +111,49 @@ func (p *replayer) sift() {
 	clear(list[len(p.waiting):])
 }
 
-// step takes one block and writes it to whoever stands within it.
+// step takes one block, if there is one yet, and writes it to whoever stands within it.
 func (p *replayer) step(ctx context.Context) error {
 	f := p.feed
-	b := p.nextKept()
-	if b == nil {
-		var err error
-		if b, err = p.readInTurn(ctx); errors.Is(err, errOtherLog) {
-			f.hub.suspect(f.shard)
-			for _, x := range p.waiting {
-				f.replay(x.reader) // it has to enter again
-			}
-			p.waiting = nil
+	b, err := p.nextBlock(ctx)
+	if errors.Is(err, errOtherLog) {
+		f.hub.suspect(f.shard)
+		for _, x := range p.waiting {
+			f.replay(x.reader) // it has to enter again
 		}
-		if b == nil {
-			return err
-		}
+		p.waiting = nil
+	}
+	if err != nil || b == nil {
+		return err
 	}
 	p.serveAll(ctx, b)
 	f.hub.kept.count(f, b)
 	return nil
+}
+
+// nextBlock gives a block from the stream or one that is in memory, in turn if there are both,
+// so that those who wait for the one never wait for those who have the other. It gives none if
+// others have come meanwhile, or nobody is left for whom it may be read.
+func (p *replayer) nextBlock(ctx context.Context) (*block, error) {
+	p.askTurn()
+	if p.turn != nil && !p.aside {
+		select {
+		case who := <-p.turn.granted:
+			return p.readFor(ctx, who)
+		default:
+		}
+	}
+	p.aside = false
+	if b := p.nextKept(); b != nil || p.turn == nil {
+		return b, nil
+	}
+	select {
+	case who := <-p.turn.granted:
+		return p.readFor(ctx, who)
+	case <-p.feed.replays.came:
+		return nil, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // nextKept gives a block that is in memory, of the reader who had his turn longest ago among
@@ -155,37 +179,46 @@ func (p *replayer) nextKept() *block {
 			return b
 		}
 		next.cold = true // the block had to make room
+		if p.turn != nil {
+			f.hub.reads.join(p.turn, next.account)
+		}
 	}
 }
 
-// readInTurn waits for the right to read a block, and reads it. It gives none if others have
-// come before that, or nobody is left for whom it may be read.
-func (p *replayer) readInTurn(ctx context.Context) (*block, error) {
-	f := p.feed
-	if p.turn == nil {
-		if p.sift(); len(p.waiting) == 0 {
-			return nil, nil
-		}
-		who := make([]*account, len(p.waiting))
-		for i, x := range p.waiting {
-			who[i] = x.account
-		}
-		p.turn = f.hub.reads.ask(f.shard, slices.Compact(who)...)
+// askTurn has the goroutine wait for the right to read, if there is anybody for whom nothing is
+// in memory.
+func (p *replayer) askTurn() {
+	cold := func(x *replay) bool { return x.cold }
+	if p.turn != nil || !slices.ContainsFunc(p.waiting, cold) {
+		return
 	}
-	var who *account
-	select {
-	case who = <-p.turn.granted:
-	case <-f.replays.came:
-		return nil, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	p.sift()
+	var who []*account
+	for _, x := range p.waiting {
+		if x.cold {
+			who = append(who, x.account)
+		}
 	}
+	if len(who) > 0 {
+		p.turn = p.feed.hub.reads.ask(p.feed.shard, slices.Compact(who)...)
+	}
+}
+
+// readFor reads a block in the turn that who has, and ends that.
+func (p *replayer) readFor(ctx context.Context, who *account) (*block, error) {
 	defer p.endTurn()
-	if p.sift(); len(p.waiting) == 0 {
+	p.aside = true
+	p.sift()
+	var next *replay
+	for _, x := range p.waiting {
+		if x.cold && (next == nil || x.account == who && next.account != who) {
+			next = x
+		}
+	}
+	if next == nil {
 		return nil, nil
 	}
-	x := p.waiting[max(0, slices.IndexFunc(p.waiting, func(x *replay) bool { return x.account == who }))]
-	return p.read(onAccountOf(ctx, x.account), p.earliest(x))
+	return p.read(onAccountOf(ctx, next.account), p.earliest(next))
 }
 
 // endTurn gives up the goroutine's turn, if there is one.
