@@ -32,13 +32,8 @@ const (
 	skipsPerGrain = blockEvents / blockCost
 )
 
-const (
-	// refillEvery is how often sockets go on that wait for their accounts.
-	refillEvery = 100 * time.Millisecond
-
-	// turnCost is about what one turn of a socket takes from its account.
-	turnCost = blockEvents * eventCost
-)
+// refillEvery is how often is looked whether sockets may go on that wait for their accounts.
+const refillEvery = 100 * time.Millisecond
 
 // Allowance bounds how much one reader has read from the log: whoever opens sockets, however
 // many they are.
@@ -177,16 +172,18 @@ func (s *accounts) unpark(x *replay) {
 	}
 }
 
-// release gives the sockets that may go on: of each account as many as its budget has turns
-// for. more says that others still wait.
+// release gives the sockets that may go on: all of an account that has a second's worth again,
+// so that those which stand at one place share what is read for them. more says that others
+// still wait.
 func (s *accounts) release(now time.Time) (list []*replay, more bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	enough := min(float64(s.rate), float64(s.burst)/2)
 	for a := range s.short {
-		if a.isOver(now) {
+		if a.budget.TokensAt(now) < enough {
 			continue
 		}
-		for n := 1 + int(a.budget.TokensAt(now))/turnCost; n > 0 && a.parked.Len() > 0; n-- {
+		for a.parked.Len() > 0 {
 			x := a.parked.Front().Value.(*replay)
 			s.unpark(x)
 			list = append(list, x)

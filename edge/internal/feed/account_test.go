@@ -86,8 +86,13 @@ func TestAReaderOverItsBudgetWaitsAndOthersDoNot(t *testing.T) {
 		t.Errorf("those who wait hold %d turns", n)
 	}
 	h.reads.mu.Unlock()
-	clock.forward(20 * time.Second)
-	await(t, "it may read on", func() bool { return count(t, h.stats.replayed) > read+2000 })
+	read = count(t, h.stats.replayed)
+	clock.forward(20 * time.Second) // a third of its budget comes back, and it owes a little
+	await(t, "it reads on", func() bool { return count(t, h.stats.replayed) > read+perMinute/6 })
+	await(t, "it waits again", func() bool { return h.accounts.waiting() == 1+more })
+	if n := count(t, h.stats.replayed) - read; n > perMinute/3+blockEvents {
+		t.Errorf("%v events were read within 20 s, with a budget of %d a minute", n, perMinute)
+	}
 	clock.forward(time.Minute)
 	await(t, "all have joined the live feed", func() bool { return h.replaying() == 0 })
 	if greedy.whole() != 0 {
@@ -227,6 +232,32 @@ func TestAThousandSocketsOfOneReaderPayForWhatTheyShareOnce(t *testing.T) {
 	}
 	if n := count(t, h.config.Allowance.Over); n != 0 {
 		t.Errorf("%v of them had to wait", n)
+	}
+}
+
+func TestSocketsThatWaitAtOnePlaceGoOnTogether(t *testing.T) {
+	const events, sockets = 2000, 200
+	buffers := roomy
+	buffers.ReplayBytes = 1 // so that nothing is kept for those that come later
+	h, js, clock := startBudgetedHub(t, 900, buffers)
+	log := fill(t, js, events)
+	resumeFor(t, h, "fleet", nothing, event.Cursor{Log: log})
+	await(t, "the reader is over its budget", func() bool { return h.accounts.waiting() == 1 })
+	list := make([]*fakeSocket, sockets)
+	for i := range list {
+		list[i] = resumeFor(t, h, "fleet", Filter{}, event.Cursor{Log: log})
+	}
+	await(t, "all wait", func() bool { return h.accounts.waiting() == 1+sockets })
+	before := count(t, h.stats.replayed)
+	for h.replaying() > 0 {
+		await(t, "all wait, or have all", func() bool { return h.accounts.waiting() == h.replaying() })
+		clock.forward(5 * time.Second)
+	}
+	for _, s := range list {
+		expect(t, s, 1, events, 1)
+	}
+	if read := count(t, h.stats.replayed) - before; read > 2*events {
+		t.Errorf("%v events were read for %d sockets that want the same %d", read, sockets, events)
 	}
 }
 

@@ -4,9 +4,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// NewOverLimit makes and registers the counter of what was refused, closed or made to wait because of
-// the setting EDGE__LIMITS__<limit>, whose name is given in lower case, or of a limit that
-// is no setting.
+// NewOverLimit makes and registers the counter of what was refused, closed or made to wait
+// because of the setting EDGE__LIMITS__<limit>, whose name is given in lower case, or of a
+// limit that is no setting.
 func NewOverLimit(reg prometheus.Registerer, limit string) prometheus.Counter {
 	c := prometheus.NewCounter(prometheus.CounterOpts{
 		Name:        "canopy_edge_over_limit_total",
