@@ -12,6 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 	"golang.org/x/sys/unix"
 
 	"canopy/edge/internal/authn"
@@ -46,13 +47,14 @@ type admission struct {
 	overall  time.Duration // that a connection may take to become a socket
 	origins  []string      // that may use Basic credentials, in one spelling; empty: the request's own
 	outcomes *prometheus.CounterVec
+	refusals *zap.Logger // of requests that were refused for no fault of their client
 }
 
 func newAdmission(e *edge, reg prometheus.Registerer) (*admission, error) {
 	a := &admission{
 		edge: e, limit: e.cfg.Edge.Limits.Connections,
 		askers: newAskers(), outcomes: newOutcomes(reg),
-		overall: connectionTimeout,
+		overall: connectionTimeout, refusals: seldom(e.log),
 	}
 	for _, text := range e.cfg.Edge.AllowedOrigins {
 		origin, err := config.Origin(text)
@@ -156,9 +158,20 @@ func (a *admission) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	a.answered(refused.status)
 	if refused.cause != nil && refused.status >= http.StatusInternalServerError {
-		a.log.Warn("socket refused", zap.Int("status", refused.status), zap.Error(refused.cause))
+		a.refusals.Warn("socket refused", zap.Int("status", refused.status), zap.Error(refused.cause))
 	}
 	refused.write(w)
+}
+
+// refusalsLogged is how many refusals are logged in a second: clients may come as fast as they
+// like while something is out of order.
+const refusalsLogged = 10
+
+// seldom gives log for messages that anybody can cause.
+func seldom(log *zap.Logger) *zap.Logger {
+	return log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
+		return zapcore.NewSamplerWithOptions(core, time.Second, refusalsLogged, 0)
+	}))
 }
 
 // answered counts a request.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 
+	"canopy/edge/internal/authn"
 	"canopy/edge/internal/authz"
 	"canopy/edge/internal/group"
 	"canopy/edge/internal/session"
@@ -23,7 +24,8 @@ func (a *admission) attach(ctx context.Context, r *http.Request, to target, as a
 	var err error
 	what := "The event log"
 	if to.group == nil {
-		err = a.hub.Attach(ctx, to.application, to.filter, to.since, s, &s.Reader)
+		since := to.since.For(a.reader(r, s.Principal()))
+		err = a.hub.Attach(ctx, to.application, to.filter, since, s, &s.Reader)
 	} else {
 		what = "The group"
 		by := group.Maker{User: s.Principal().User, Address: network(a.clientAddress(r)).String()}
@@ -65,4 +67,13 @@ func (a *admission) noPlace(what string, err error) *refusal {
 	default:
 		return unavailable(what+" is not available", err)
 	}
+}
+
+// reader names whoever the log is read for: a user, or the address of a client that has not
+// signed in.
+func (a *admission) reader(r *http.Request, p authn.Principal) string {
+	if p.Kind != authn.Anonymous {
+		return "user " + p.User
+	}
+	return network(a.clientAddress(r)).String()
 }

@@ -144,6 +144,7 @@ type Limits struct {
 	GroupsPerApplication      int   `key:"groups_per_application" default:"1000" help:"groups of one application, on all edges; those of its members are counted apart from those of public readers, who read it only because it is public, signed in or not; 0 is off"`
 	NewGroupsPerAddress       int   `key:"new_groups_per_address" default:"10" help:"groups that one address may make on this edge without signing in: so many at once, and so many more in an hour, one by one; 0 is off"`
 	NewGroupsPerUser          int   `key:"new_groups_per_user" default:"100" help:"groups that one user may make on this edge, by token and by API key together: so many at once, and so many more in an hour, one by one; all signed-in users of one address together may make as many as public readers; 0 is off"`
+	ReplayEventsPerMinute     int   `key:"replay_events_per_minute" default:"1000000" help:"events that this edge reads from the log in a minute, and at once after a minute without, for all sockets with since of one user, or of one address that has not signed in: each once more for each KiB, a question to the log as 8; beyond it those sockets wait; behind a proxy it needs HTTP__TRUSTED_PROXIES or HTTP__PROXY_PROTOCOL, or all who have not signed in are one; 0 is off"`
 }
 
 // Groups say how sockets that share a group_id split events.

@@ -12,6 +12,11 @@ const (
 	// maxMessages is what a socket can count in the room that it has for it.
 	maxMessages = 65534
 
+	// leastReplay is more than what is read at once, and mostReplay can be counted in parts of
+	// an event.
+	leastReplay = 10_000
+	mostReplay  = 1_000_000_000
+
 	// longest bounds the intervals of pings, so that a dead socket does not stay for days.
 	longest = time.Hour
 
@@ -111,6 +116,8 @@ func (c *check) limits(l Limits) {
 	} {
 		c.atLeast("EDGE__LIMITS__"+limit.name, int64(limit.most), 0, "0")
 	}
+	c.that(l.ReplayEventsPerMinute == 0 || l.ReplayEventsPerMinute >= leastReplay && l.ReplayEventsPerMinute <= mostReplay,
+		"EDGE__LIMITS__REPLAY_EVENTS_PER_MINUTE", "expected 0, or 10000 to 1000000000")
 	c.that(l.MessagesPerSecond <= maxMessages, "EDGE__LIMITS__MESSAGES_PER_SECOND", "expected at most 65534")
 	// A token must fit into a message, which refreshes it, and into a header.
 	c.that(l.MessageBytes >= 8<<10 && l.MessageBytes <= 16*mebibyte, "EDGE__LIMITS__MESSAGE_BYTES", "expected 8KiB to 16MiB")

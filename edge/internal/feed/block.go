@@ -112,21 +112,23 @@ func (b *block) start(i int) int {
 }
 
 // readBlock reads from the stream what comes behind a place that the feed has passed, up to
-// sequence end at most.
-func (f *Feed) readBlock(ctx context.Context, after event.Cursor, end uint64) (*block, error) {
+// sequence end at most, and says what that cost, without the questions.
+func (f *Feed) readBlock(ctx context.Context, after event.Cursor, end uint64) (b *block, cost int, err error) {
 	head := f.end(after)
 	if head.Log != after.Log {
-		return nil, errOtherLog
+		return nil, 0, errOtherLog
 	}
 	head.Sequence = min(head.Sequence, end)
-	b := &block{log: after.Log, after: after.Sequence, through: head.Sequence, sound: after.Sequence}
+	b = &block{log: after.Log, after: after.Sequence, through: head.Sequence, sound: after.Sequence}
 	var at anchor
 	for from := after.Sequence + 1; from <= head.Sequence && len(b.frames) < blockBytes && len(b.index) < blockEvents; {
 		var list []message
 		began := time.Now()
 		err := f.request(ctx, func(h *history) (err error) {
 			f.hub.stats.replayReads.Inc()
-			list, err = h.next(ctx, f.shard, f.application, event.Cursor{Log: after.Log, Sequence: from}, at)
+			var more int
+			list, more, err = h.next(ctx, f.shard, f.application, event.Cursor{Log: after.Log, Sequence: from}, at)
+			cost += more
 			return err
 		})
 		if errors.Is(err, errNone) {
@@ -137,7 +139,7 @@ func (f *Feed) readBlock(ctx context.Context, after event.Cursor, end uint64) (*
 			break // what has come is enough for now
 		}
 		if err != nil {
-			return nil, err
+			return nil, cost, err
 		}
 		at = anchorAfter(list, event.Cursor{Log: after.Log, Sequence: from})
 		from = b.take(list, head.Sequence)
@@ -149,7 +151,7 @@ func (f *Feed) readBlock(ctx context.Context, after event.Cursor, end uint64) (*
 	f.hub.stats.replayed.Add(float64(len(b.index)))
 	forgotten, err := f.forgotten(ctx, after)
 	b.sound = max(b.sound, forgotten)
-	return b, err
+	return b, cost, err
 }
 
 // end is how far a read behind a place has to go: to the newest event, if that is behind it.

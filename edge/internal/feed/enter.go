@@ -28,17 +28,28 @@ type lastWord struct {
 	through uint64
 }
 
-// enter finds out where r is. It says whether r waits for a block of events; otherwise it
-// has joined the live feed, is gone, or comes again later.
-func (p *replayer) enter(ctx context.Context, r *Reader) bool {
+// errOver says that a reader has to wait until more may be read for him.
+var errOver = errors.New("too much was read from the log for this reader")
+
+// enter finds out where x stands, on its account. It says whether it waits for a block of
+// events; otherwise it has joined the live feed, is gone, waits for its account, or comes
+// again later.
+func (p *replayer) enter(ctx context.Context, x *replay) bool {
+	r := x.reader
 	if !r.claimReplay() {
 		return false
 	}
 	ok, err := p.check(ctx, r)
-	if err != nil {
+	c, head := r.Cursor(), p.feed.newest()
+	switch {
+	case errors.Is(err, errOver):
+		if r.unclaim() {
+			p.feed.hub.accounts.park(x)
+		}
+		return false
+	case err != nil:
 		p.feed.hub.zap.Debug("place of a socket is not known yet", zap.Error(err))
 	}
-	c, head := r.Cursor(), p.feed.newest()
 	if !ok || c.Log == head.Log && c.Sequence > head.Sequence {
 		if r.unclaim() {
 			p.feed.replayLater(r)
@@ -51,7 +62,14 @@ func (p *replayer) enter(ctx context.Context, r *Reader) bool {
 	if c.Log != head.Log { // since check
 		r.entry = entryCheck
 	}
-	return r.unclaim()
+	if !r.unclaim() {
+		return false
+	}
+	if x.account.isOver(p.feed.hub.now()) {
+		p.feed.hub.accounts.park(x)
+		return false
+	}
+	return true
 }
 
 // check makes sure that r, which is claimed, stands in the log as it is now, and tells it
@@ -70,6 +88,9 @@ func (p *replayer) check(ctx context.Context, r *Reader) (ok bool, err error) {
 	case c.Log == head.Log && r.entry == entryCheck:
 		r.entry = entryCheckLate // its client may have had an event that is still on its way to us
 		return false, nil
+	}
+	if accountOf(ctx).isOver(f.hub.now()) {
+		return false, errOver
 	}
 	word, err := p.ask(ctx, c)
 	if err != nil {

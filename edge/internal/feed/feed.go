@@ -57,8 +57,9 @@ func newFeed(h *Hub, application string, shard int) *Feed {
 	f := &Feed{
 		hub: h, application: application, shard: shard,
 		opened: make(chan struct{}), calmed: make(chan struct{}, 1),
-		tracks: map[trackKey]*track{},
-		chain:  chain{room: h.room, held: true},
+		tracks:  map[trackKey]*track{},
+		chain:   chain{room: h.room, held: true},
+		replays: replays{accounts: h.accounts, came: make(chan struct{}, 1)},
 	}
 	f.ring = &ring{budget: h.budget, fell: f.fell}
 	f.whole = &track{feed: f, ring: f.ring, whole: true}
@@ -145,7 +146,7 @@ func (f *Feed) attach(r *Reader, s Socket, filter Filter, at begin) {
 	r.entry = at.entry
 	r.state.Store(claimed | replaying)
 	f.hub.stats.replays.Inc()
-	f.replays.add(r)
+	f.replays.add(r, at.owner)
 }
 
 // locate gives the position in t behind the place c, if the ring and t have every event

@@ -59,6 +59,9 @@ const messageSize = 192
 // size is about what m needs in memory while it is kept.
 func (m message) size() int { return messageSize + len(m.json) + m.headers }
 
+// cost is what it costs to read m, where an event costs each if it is small.
+func (m message) cost(each int) int { return each + len(m.json)/eventBytes*eventCost }
+
 // history reads stored events from the streams. Its methods may be called from any
 // goroutine and are bounded by requestTimeout a request.
 type history struct {
@@ -97,38 +100,43 @@ func anchorAfter(list []message, from event.Cursor) anchor {
 }
 
 // next gives application's events from a place on, in order: one, or more if there is an
-// anchor before. It gives errNone if the leader has none, errOtherLog if it has another log.
-func (h *history) next(ctx context.Context, shard int, application string, from event.Cursor, at anchor) ([]message, error) {
+// anchor before; and what reading them cost. It gives errNone if the leader has none,
+// errOtherLog if it has another log.
+func (h *history) next(ctx context.Context, shard int, application string, from event.Cursor, at anchor) (list []message, cost int, err error) {
 	if at.sequence > 0 && at.sequence < from.Sequence {
-		list, err := h.behind(ctx, shard, application, from.Sequence, at)
+		list, cost, err = h.behind(ctx, shard, application, from.Sequence, at)
 		if err != nil || len(list) > 0 {
-			return list, err
+			return list, cost, err
 		}
 	}
 	query := map[string]any{"seq": from.Sequence, "next_by_subj": subject.In(shard, application)}
 	m, by, err := h.ask(ctx, shard, query, false)
 	if by.log != from.Log && (err == nil || errors.Is(err, errNone)) {
-		return nil, errOtherLog
+		return nil, cost, errOtherLog
 	}
 	if err != nil {
-		return nil, err
+		return nil, cost, err
 	}
-	return []message{m}, nil
+	return []message{m}, cost + m.cost(eventCost), nil
 }
 
 // behind reads a batch from the anchor on, and gives what it holds of application from
-// sequence from on; nothing if whoever answers lacks the anchor.
-func (h *history) behind(ctx context.Context, shard int, application string, from uint64, at anchor) (list []message, err error) {
+// sequence from on; nothing if whoever answers lacks the anchor. Others' events that come
+// with it cost as much.
+func (h *history) behind(ctx context.Context, shard int, application string, from uint64, at anchor) (list []message, cost int, err error) {
+	each := eventCost
 	mine := subject.In(shard, application)
 	query := batchQuery{Sequence: at.sequence, Batch: denseBatch}
 	if !at.near {
 		query.Batch, query.Subject = sparseBatch+1, mine
+		each = soughtCost
 	}
 	first := uint64(0)
 	err = h.batch(ctx, shard, query, func(subject string, m message) {
 		if first == 0 {
 			first = m.sequence
 		}
+		cost += m.cost(each)
 		if subject == mine && m.sequence >= from {
 			list = append(list, m)
 		}
@@ -136,7 +144,7 @@ func (h *history) behind(ctx context.Context, shard int, application string, fro
 	if first != at.sequence {
 		list = nil
 	}
-	return list, err
+	return list, cost, err
 }
 
 // lastUpTo gives the sequence of application's newest event in some replica of its stream,

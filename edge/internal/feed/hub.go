@@ -17,6 +17,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -58,6 +59,8 @@ var ErrUnavailable = errors.New("event log unavailable")
 // Config is what a Hub needs to know.
 type Config struct {
 	Buffers config.Buffers
+	// Allowance bounds what is read from the log for one reader.
+	Allowance Allowance
 	// Workers is the number of goroutines that write to sockets; 0 means one a core.
 	Workers int
 	// Held gives the bytes that wait for stalled sockets, outside of the rings.
@@ -100,11 +103,12 @@ type Hub struct {
 	logs  []event.Log     // by shard; empty until the streams are known
 	slots []chan struct{} // by shard
 
-	replaySlots []chan struct{} // by shard
-	replaySlot  chan struct{}   // of all
-	windows     []*windows      // by shard
-	shelf       *shelf          // theirs
-	kept        kept
+	accounts *accounts  // of those for whom the log is read
+	reads    *turns     // to read a block for sockets that resume
+	asks     *turns     // to put a question to a stream for a socket
+	windows  []*windows // by shard
+	shelf    *shelf     // theirs
+	kept     kept
 
 	failed    error                 // why the streams are not known
 	resharded bool                  // failed is for ever: the streams are another number
@@ -129,8 +133,10 @@ func New(cfg Config, feeds, requests *nats.Conn, log *zap.Logger, reg prometheus
 		shelf: &shelf{limit: cfg.Buffers.RepairBytes}, kept: kept{limit: cfg.Buffers.ReplayBytes},
 		zap: log, now: time.Now, over: make(chan struct{}, 1),
 		feeds: map[string]*Feed{}, moved: map[int]chan struct{}{}, suspected: map[int]time.Time{},
-		failed: errors.New("the streams are not known yet"), replaySlot: make(chan struct{}, replaysAtOnce),
+		failed: errors.New("the streams are not known yet"), accounts: newAccounts(cfg.Allowance),
 	}
+	h.reads = newTurns(h.accounts, 1, replaysAtOnce)
+	h.asks = newTurns(h.accounts, 1, math.MaxInt)
 	h.stats = newMetrics(reg, h)
 	h.history.requests = h.stats.requests
 	h.sweep = newSweep(cfg.Workers, cfg.Held, cfg.Buffers.SocketBytes, h.stats)
@@ -156,6 +162,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	group.Go(func() error { h.learn(ctx); return nil })
 	group.Go(func() error { h.tidy(ctx); return nil })
 	group.Go(func() error { h.guard(ctx); return nil })
+	group.Go(func() error { h.refill(ctx); return nil })
 	group.Go(func() error { h.witness(ctx); return nil })
 	group.Go(func() error { h.watch(ctx); return nil })
 	group.Go(func() error { h.watchShards(ctx); return nil })
@@ -205,6 +212,7 @@ func (h *Hub) Attach(ctx context.Context, application string, filter Filter, sin
 	if err != nil {
 		return err
 	}
+	at.owner = since.owner
 	f.attach(r, socket, filter, at)
 	return nil
 }
@@ -274,7 +282,20 @@ func (h *Hub) request(ctx context.Context, shard int, do func() error) error {
 	}
 }
 
+// requestOnce leaves the stream room for what all sockets need: of questions for some of them
+// it puts one at a time, in turn for each reader, who pays for it.
 func (h *Hub) requestOnce(ctx context.Context, shard int, do func() error) error {
+	a := accountOf(ctx)
+	if a == nil {
+		return h.requestNow(ctx, shard, do)
+	}
+	return h.asks.do(ctx, shard, a, func() error {
+		h.accounts.charge(a, requestCost, h.now())
+		return h.requestNow(ctx, shard, do)
+	})
+}
+
+func (h *Hub) requestNow(ctx context.Context, shard int, do func() error) error {
 	slot := h.slotsOf(shard)
 	select {
 	case slot <- struct{}{}:
@@ -349,6 +370,7 @@ func (h *Hub) tidy(ctx context.Context) {
 			h.mu.Unlock()
 			now := h.now()
 			h.kept.trim(now.Add(-h.config.Buffers.FeedAge))
+			h.accounts.forget(now)
 			for _, f := range feeds {
 				f.trim(now)
 				f.trimPacked(now)

@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"math"
 	"slices"
+	"sort"
 	"strings"
 	"sync"
 	"time"
@@ -22,8 +23,8 @@ type kept struct {
 
 	mu    sync.Mutex
 	bytes int64
-	list  list.List // of *keptBlock, oldest first
-	feeds map[*Feed][]*list.Element
+	list  list.List                 // of *keptBlock, oldest first
+	feeds map[*Feed][]*list.Element // those of a feed by log and place; no two overlap
 }
 
 type keptBlock struct {
@@ -33,12 +34,21 @@ type keptBlock struct {
 	read  time.Time
 }
 
+// search gives f's blocks, and the index of the first that begins behind c. mu is held.
+func (k *kept) search(f *Feed, c event.Cursor) (blocks []*list.Element, behind int) {
+	blocks = k.feeds[f]
+	return blocks, sort.Search(len(blocks), func(i int) bool {
+		b := blocks[i].Value.(*keptBlock).block
+		return b.log > c.Log || b.log == c.Log && b.after > c.Sequence
+	})
+}
+
 // find gives the block that goes on behind c, or nil.
 func (k *kept) find(f *Feed, c event.Cursor) *block {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for _, e := range k.feeds[f] {
-		if b := e.Value.(*keptBlock).block; b.log == c.Log && b.after <= c.Sequence && c.Sequence < b.through {
+	if blocks, i := k.search(f, c); i > 0 {
+		if b := blocks[i-1].Value.(*keptBlock).block; b.log == c.Log && c.Sequence < b.through {
 			return b
 		}
 	}
@@ -50,13 +60,12 @@ func (k *kept) find(f *Feed, c event.Cursor) *block {
 func (k *kept) next(f *Feed, c event.Cursor) uint64 {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	next := uint64(math.MaxUint64)
-	for _, e := range k.feeds[f] {
-		if b := e.Value.(*keptBlock).block; b.log == c.Log && b.after > c.Sequence {
-			next = min(next, b.after)
+	if blocks, i := k.search(f, c); i < len(blocks) {
+		if b := blocks[i].Value.(*keptBlock).block; b.log == c.Log {
+			return b.after
 		}
 	}
-	return next
+	return math.MaxUint64
 }
 
 // add keeps b, which was read now, unless it leads nowhere.
@@ -70,7 +79,8 @@ func (k *kept) add(f *Feed, b *block, now time.Time) {
 		k.feeds = map[*Feed][]*list.Element{}
 	}
 	bytes := b.size()
-	k.feeds[f] = append(k.feeds[f], k.list.PushBack(&keptBlock{f, b, bytes, now}))
+	blocks, i := k.search(f, event.Cursor{Log: b.log, Sequence: b.after})
+	k.feeds[f] = slices.Insert(blocks, i, k.list.PushBack(&keptBlock{f, b, bytes, now}))
 	k.grow(bytes)
 }
 

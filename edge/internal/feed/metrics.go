@@ -32,6 +32,7 @@ func newMetrics(reg prometheus.Registerer, h *Hub) *metrics {
 	gauge("feed_bytes", "Bytes of events kept for sockets that lag.", func() float64 { return float64(h.budget.size()) })
 	gauge("socket_bytes", "Bytes that wait for stalled sockets.", func() float64 { return float64(h.config.Held()) })
 	gauge("replaying", "Sockets that get events from the stream now.", func() float64 { return float64(h.replaying()) })
+	gauge("replays_waiting", "Sockets that wait until more may be read from the log for their user or address.", func() float64 { return float64(h.accounts.waiting()) })
 	gauge("compressed_sockets", "Sockets that get compressed events, those of groups apart.", func() float64 { return float64(h.packing()) })
 	gauge("waiting_bytes", "Bytes of live events that wait for a repair.", func() float64 { return float64(h.room.used()) })
 	gauge("repair_bytes", "Bytes of streams kept for feeds that miss the same events.", func() float64 { return float64(h.shelf.size()) })

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"math"
 	"math/rand/v2"
-	"sync"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -16,8 +16,8 @@ import (
 
 const (
 	// replaysAtOnce is how many feeds of an edge read from their streams for sockets that
-	// resume. The others wait for their turn; so one block for each is in memory, beside
-	// those that are kept.
+	// resume, one of each stream. The others wait for their turn; so one block for each is in
+	// memory, beside those that are kept.
 	replaysAtOnce = 16
 
 	// A block ends with the event that reaches one of these.
@@ -32,93 +32,12 @@ const (
 	catchUp = 50 * time.Millisecond
 )
 
-// replays are a feed's sockets that read from the stream what the ring does not hold, and
-// join the live feed where the two meet. One goroutine serves them while there are any:
-// it reads a block of events for the socket that has waited longest and writes it to all
-// that stand within it, so that sockets which come back together share their reads. The
-// block is kept for those that come later. One that stalls is left out until it drains.
-//
-// Any goroutine may call it. Its lock comes last.
-type replays struct {
-	mu      sync.Mutex
-	all     map[*Reader]struct{}
-	ready   []*Reader // those that can take events, oldest first
-	running bool
-}
-
-func (p *replays) add(r *Reader) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.all == nil {
-		p.all = map[*Reader]struct{}{}
-	}
-	p.all[r] = struct{}{}
-}
-
-func (p *replays) remove(r *Reader) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.all, r)
-}
-
-// push queues r, and says whether the goroutine must be started.
-func (p *replays) push(r *Reader) (start bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.ready = append(p.ready, r)
-	start = !p.running
-	p.running = true
-	return start
-}
-
-// take gives all that are ready.
-func (p *replays) take() []*Reader {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	list := p.ready
-	p.ready = nil
-	return list
-}
-
-// replaying is the number of sockets that get events from the stream.
-func (h *Hub) replaying() (n int) {
-	h.mu.Lock()
-	feeds := h.all()
-	h.mu.Unlock()
-	for _, f := range feeds {
-		f.replays.mu.Lock()
-		n += len(f.replays.all)
-		f.replays.mu.Unlock()
-	}
-	return n
-}
-
-// replay has r served from the stream. It does not block.
-func (f *Feed) replay(r *Reader) {
-	if !f.replays.push(r) {
-		return
-	}
-	f.hub.work.Add(1)
-	go func() {
-		defer f.hub.work.Done()
-		p := replayer{feed: f}
-		p.run(f.hub.context)
-	}()
-}
-
-// replayLater does so after the feed has had time to catch up.
-func (f *Feed) replayLater(r *Reader) {
-	time.AfterFunc(catchUp, func() {
-		if f.hub.context.Err() == nil {
-			f.replay(r)
-		}
-	})
-}
-
 // replayer is what the goroutine that serves a feed's replays has for itself.
 type replayer struct {
 	feed    *Feed
-	waiting []*Reader // claimed by nobody, in the order in which they came
+	waiting []*replay // claimed by nobody, in the order in which they came
+	turn    *turn     // to read a block, which the goroutine has or waits for; or nil
+	aside   bool      // it has just read one
 	scratch []byte
 
 	word   streamWord // of the leader
@@ -128,15 +47,12 @@ type replayer struct {
 }
 
 func (p *replayer) run(ctx context.Context) {
+	defer p.endTurn()
 	wait := repairBackoff
 	for {
-		p.round, p.failed = p.feed.hub.now(), nil
-		for _, r := range p.feed.replays.take() {
-			if p.enter(ctx, r) {
-				p.waiting = append(p.waiting, r)
-			}
-		}
+		p.enterAll(ctx)
 		if len(p.waiting) == 0 {
+			p.endTurn()
 			if p.feed.replays.ended() {
 				return
 			}
@@ -162,39 +78,155 @@ func (p *replayer) run(ctx context.Context) {
 	}
 }
 
-// ended says whether the goroutine that asks may end: nobody is ready.
-func (p *replays) ended() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.running = len(p.ready) > 0
-	return !p.running
+// enterAll takes those that are ready among those that wait for a block.
+func (p *replayer) enterAll(ctx context.Context) {
+	f := p.feed
+	p.round, p.failed = f.hub.now(), nil
+	for _, x := range f.replays.take() {
+		if !p.enter(onAccountOf(ctx, x.account), x) {
+			continue
+		}
+		x.cold = f.hub.kept.find(f, x.reader.Cursor()) == nil
+		p.waiting = append(p.waiting, x)
+		if x.cold && p.turn != nil {
+			f.hub.reads.join(p.turn, x.account)
+		}
+	}
 }
 
-// step takes one block and writes it to whoever stands within it.
+// sift leaves those out that are gone, and those that have to wait for their accounts.
+func (p *replayer) sift() {
+	now := p.feed.hub.now()
+	list := p.waiting
+	p.waiting = list[:0]
+	for _, x := range list {
+		switch {
+		case x.reader.state.Load()&detached != 0:
+		case x.account.isOver(now):
+			p.feed.hub.accounts.park(x)
+		default:
+			p.waiting = append(p.waiting, x)
+		}
+	}
+	clear(list[len(p.waiting):])
+}
+
+// step takes one block, if there is one yet, and writes it to whoever stands within it.
 func (p *replayer) step(ctx context.Context) error {
 	f := p.feed
-	b := f.hub.kept.find(f, p.waiting[0].Cursor())
-	if b == nil {
-		release, err := f.hub.startReplay(ctx, f.shard)
-		if err != nil {
-			return err
+	b, err := p.nextBlock(ctx)
+	if errors.Is(err, errOtherLog) {
+		f.hub.suspect(f.shard)
+		for _, x := range p.waiting {
+			f.replay(x.reader) // it has to enter again
 		}
-		defer release()
-		b, err = p.read(ctx, p.earliest())
-		if errors.Is(err, errOtherLog) {
-			f.hub.suspect(f.shard)
-			for _, r := range p.waiting {
-				f.replay(r) // it has to enter again
-			}
-			p.waiting = nil
-		}
-		if err != nil {
-			return err
-		}
+		p.waiting = nil
+	}
+	if err != nil || b == nil {
+		return err
 	}
 	p.serveAll(ctx, b)
 	f.hub.kept.count(f, b)
 	return nil
+}
+
+// nextBlock gives a block from the stream or one that is in memory, in turn if there are both,
+// so that those who wait for the one never wait for those who have the other. It gives none if
+// others have come meanwhile, or nobody is left for whom it may be read.
+func (p *replayer) nextBlock(ctx context.Context) (*block, error) {
+	p.askTurn()
+	if p.turn != nil && !p.aside {
+		select {
+		case who := <-p.turn.granted:
+			return p.readFor(ctx, who)
+		default:
+		}
+	}
+	p.aside = false
+	if b := p.nextKept(); b != nil || p.turn == nil {
+		return b, nil
+	}
+	select {
+	case who := <-p.turn.granted:
+		return p.readFor(ctx, who)
+	case <-p.feed.replays.came:
+		return nil, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// nextKept gives a block that is in memory, of the reader who had his turn longest ago among
+// those for whom there is one, or nil.
+func (p *replayer) nextKept() *block {
+	f := p.feed
+	for {
+		var next *replay
+		for _, x := range p.waiting {
+			if !x.cold && (next == nil || x.account.served.Load() < next.account.served.Load()) {
+				next = x
+			}
+		}
+		if next == nil {
+			return nil
+		}
+		if next.reader.state.Load()&detached != 0 || next.account.isOver(f.hub.now()) {
+			p.sift()
+			continue
+		}
+		if b := f.hub.kept.find(f, next.reader.Cursor()); b != nil {
+			f.hub.accounts.serve(next.account)
+			return b
+		}
+		next.cold = true // the block had to make room
+		if p.turn != nil {
+			f.hub.reads.join(p.turn, next.account)
+		}
+	}
+}
+
+// askTurn has the goroutine wait for the right to read, if there is anybody for whom nothing is
+// in memory.
+func (p *replayer) askTurn() {
+	cold := func(x *replay) bool { return x.cold }
+	if p.turn != nil || !slices.ContainsFunc(p.waiting, cold) {
+		return
+	}
+	p.sift()
+	var who []*account
+	for _, x := range p.waiting {
+		if x.cold {
+			who = append(who, x.account)
+		}
+	}
+	if len(who) > 0 {
+		p.turn = p.feed.hub.reads.ask(p.feed.shard, slices.Compact(who)...)
+	}
+}
+
+// readFor reads a block in the turn that who has, and ends that.
+func (p *replayer) readFor(ctx context.Context, who *account) (*block, error) {
+	defer p.endTurn()
+	p.aside = true
+	p.sift()
+	var next *replay
+	for _, x := range p.waiting {
+		if x.cold && (next == nil || x.account == who && next.account != who) {
+			next = x
+		}
+	}
+	if next == nil {
+		return nil, nil
+	}
+	return p.read(onAccountOf(ctx, next.account), p.earliest(next))
+}
+
+// endTurn gives up the goroutine's turn, if there is one.
+func (p *replayer) endTurn() {
+	if p.turn != nil {
+		p.feed.hub.reads.end(p.turn)
+		p.turn = nil
+	}
 }
 
 // read gives what comes behind a place, and keeps it for others.
@@ -204,9 +236,11 @@ func (p *replayer) read(ctx context.Context, after event.Cursor) (*block, error)
 		return b, nil
 	}
 	end := k.next(f, after)
-	b, err := f.readBlock(ctx, after, end)
+	b, cost, err := f.readBlock(ctx, after, end)
+	p.charge(ctx, after, b, cost)
 	if err == nil && b.sound > b.after && len(b.index) == 0 && end < math.MaxUint64 {
-		b, err = f.readBlock(ctx, after, math.MaxUint64) // a gap event names the event behind it
+		b, cost, err = f.readBlock(ctx, after, math.MaxUint64) // a gap event names the event behind it
+		p.charge(ctx, after, b, cost)
 	}
 	if err != nil {
 		return nil, err
@@ -217,13 +251,30 @@ func (p *replayer) read(ctx context.Context, after event.Cursor) (*block, error)
 	return b, nil
 }
 
-// earliest is the place of the socket that has waited longest, or one not far before it
-// where another stands.
-func (p *replayer) earliest() event.Cursor {
-	first := p.waiting[0].Cursor()
+// charge has the readers pay for a read, in equal parts, who have sockets within what it
+// brought; the one for whom it was made, if it brought nothing or they are gone.
+func (p *replayer) charge(ctx context.Context, after event.Cursor, b *block, cost int) {
+	now, all := p.feed.hub.now(), p.feed.hub.accounts
+	within := map[*account]struct{}{}
+	for _, x := range p.waiting {
+		if c := x.reader.Cursor(); b != nil && c.Log == after.Log && c.Sequence >= after.Sequence && c.Sequence < b.through {
+			within[x.account] = struct{}{}
+		}
+	}
+	if len(within) == 0 {
+		within[accountOf(ctx)] = struct{}{}
+	}
+	for a := range within {
+		all.charge(a, cost/len(within), now)
+	}
+}
+
+// earliest is the place of x, or one not far before it where another stands.
+func (p *replayer) earliest(x *replay) event.Cursor {
+	first := x.reader.Cursor()
 	after := first
-	for _, r := range p.waiting {
-		if c := r.Cursor(); c.Log == first.Log && c.Sequence < after.Sequence && c.Sequence+shareSpan >= first.Sequence {
+	for _, x := range p.waiting {
+		if c := x.reader.Cursor(); c.Log == first.Log && c.Sequence < after.Sequence && first.Sequence-c.Sequence <= shareSpan {
 			after = c
 		}
 	}
@@ -233,29 +284,38 @@ func (p *replayer) earliest() event.Cursor {
 // serveAll writes b to all that stand within it.
 func (p *replayer) serveAll(ctx context.Context, b *block) {
 	list := p.waiting
-	p.waiting = nil
-	for i, r := range list {
-		c := r.Cursor()
+	p.waiting = list[:0]
+	for _, x := range list {
+		c := x.reader.Cursor()
 		switch {
 		case c.Log != b.log || c.Sequence < b.after || c.Sequence >= b.through:
-			p.waiting = append(p.waiting, r)
-		case p.serve(ctx, r, b):
-			p.feed.replay(r) // behind those that wait already
+			p.waiting = append(p.waiting, x)
+		case p.serve(ctx, x, b):
+			p.feed.replay(x.reader) // behind those that wait already
 		}
-		list[i] = nil
 	}
+	clear(list[len(p.waiting):])
 }
 
-// serve writes b to r. It says whether r wants more; one that has stalled or gone does not.
-func (p *replayer) serve(ctx context.Context, r *Reader, b *block) bool {
+// serve writes b to x's socket. It says whether that wants more; one that has stalled or gone
+// does not.
+func (p *replayer) serve(ctx context.Context, x *replay, b *block) bool {
+	r := x.reader
 	if !r.claimReplay() {
 		return false
 	}
 	defer func() { p.scratch = p.scratch[:0] }()
-	if at := r.Cursor(); at.Sequence < b.sound {
+	at := r.Cursor()
+	if at.Sequence < b.sound {
 		before := event.Cursor{Log: b.log, Sequence: b.firstBehind(at.Sequence)}
 		p.feed.writeGap(r, event.Gap{Reason: event.GapRetention, After: at, Before: before})
+		at = r.Cursor()
 	}
+	written := 0
+	defer func() {
+		walked := b.behind(r.seq.Load()) - b.behind(at.Sequence)
+		p.feed.hub.accounts.charge(x.account, passCost(walked, written), p.feed.hub.now())
+	}()
 	for {
 		if !p.feed.hub.awaitRoom(ctx) {
 			r.unclaim()
@@ -271,12 +331,22 @@ func (p *replayer) serve(ctx context.Context, r *Reader, b *block) bool {
 		frames, p.scratch, n, last = b.next(r.seq.Load(), r.track.filter, r.track.deflater(), p.scratch)
 		if n > 0 {
 			p.feed.write(r, frames, n)
+			written += n
 		}
 		r.place(event.Cursor{Log: b.log, Sequence: last})
 		if last >= b.through {
 			return r.unclaim()
 		}
 	}
+}
+
+// passCost is what it costs to walk over events of a block, of which some are written: those
+// cost nothing, since whoever asks for them has to take them.
+func passCost(walked, written int) int {
+	if written == 0 {
+		return blockCost
+	}
+	return (walked - written) / skipsPerGrain
 }
 
 // write hands frames of n events to r, which is claimed.
@@ -330,22 +400,6 @@ func (f *Feed) leaveReplay(r *Reader) bool {
 			return s&detached != 0
 		}
 	}
-}
-
-// startReplay waits for the right to read a block: one at a time of a stream, so that
-// replays leave room for repairs, and replaysAtOnce in all.
-func (h *Hub) startReplay(ctx context.Context, shard int) (release func(), err error) {
-	h.mu.Lock()
-	own := h.replaySlots[shard]
-	h.mu.Unlock()
-	for _, slot := range []chan struct{}{own, h.replaySlot} {
-		select {
-		case slot <- struct{}{}:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
-	return func() { <-h.replaySlot; <-own }, nil
 }
 
 // awaitRoom waits until stalled sockets hold little enough for another write. It is false

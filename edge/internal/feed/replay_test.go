@@ -25,6 +25,9 @@ func fill(t *testing.T, js jetstream.JetStream, n int) event.Log {
 		t.Fatal(err)
 	}
 	for i := 1; i <= n; i++ {
+		if js.PublishAsyncPending() > 1000 {
+			<-js.PublishAsyncComplete()
+		}
 		if _, err := js.PublishMsgAsync(natstest.Message(1, "app", "", fmt.Sprintf(`{"n":%d}`, i))); err != nil {
 			t.Fatal(err)
 		}

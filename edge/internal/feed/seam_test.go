@@ -120,8 +120,8 @@ func (l *timeline) publish(t *testing.T, js jetstream.JetStream, log event.Log, 
 	}
 }
 
-// join opens a socket somewhere in the past and reads until it has had events that came
-// later: every one once and in order.
+// join opens a socket of some reader somewhere in the past and reads until it has had events
+// that came later: every one once and in order.
 func (l *timeline) join(t *testing.T, h *Hub, seed uint64) error {
 	rng := rand.New(rand.NewPCG(seed, 7))
 	newest := l.newest()
@@ -133,6 +133,7 @@ func (l *timeline) join(t *testing.T, h *Hub, seed uint64) error {
 		since = Since{kind: fromTime, at: l.when[k]}
 	}
 	l.mu.Unlock()
+	since = since.For(fmt.Sprint("reader ", seed%3))
 	step, filter := 1, Filter{}
 	if rng.IntN(3) == 0 {
 		step, filter = 2, Filter{Channel: "odd", ByChannel: true}
@@ -188,9 +189,32 @@ func TestNothingIsMissingOrDoubledWhereAReplayMeetsTheLiveFeed(t *testing.T) {
 		}
 		joins = n
 	}
+	seam(t, joins, nil)
+}
+
+func TestNothingIsMissingOrDoubledWhereAReplayHasToWaitForItsBudget(t *testing.T) {
+	over := prometheus.NewCounter(prometheus.CounterOpts{Name: "over"})
+	seam(t, 300, func(h *Hub) {
+		h.accounts.mu.Lock()
+		defer h.accounts.mu.Unlock()
+		h.accounts.burst, h.accounts.rate, h.accounts.over = 20*eventCost, 100*eventCost, over
+	})
+	n := count(t, over)
+	t.Logf("%v sockets had to wait", n)
+	if n < 20 {
+		t.Errorf("%v sockets had to wait, want more", n)
+	}
+}
+
+// seam joins so often, from many goroutines. change, which may be nil, has the hub first.
+func seam(t *testing.T, joins uint64, change func(*Hub)) {
+	t.Helper()
 	buffers := roomy
 	buffers.FeedBytes = 64 << 10 // so that much has to come from the stream
 	h, js, _ := startHub(t, buffers, nil, nil)
+	if change != nil {
+		change(h)
+	}
 	stream, err := js.Stream(t.Context(), subject.Stream(0))
 	if err != nil {
 		t.Fatal(err)

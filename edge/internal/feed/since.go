@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -15,6 +16,7 @@ type Since struct {
 	kind   sinceKind
 	cursor event.Cursor
 	at     time.Time
+	owner  string
 }
 
 type sinceKind uint8
@@ -27,6 +29,13 @@ const (
 )
 
 const earliest = "earliest"
+
+// earliestTime and latestTime are the first and the last moment that a stream's times can be
+// compared with: they are nanoseconds since 1970 in 64 bits.
+var (
+	earliestTime = time.Unix(0, 0)
+	latestTime   = time.Unix(0, math.MaxInt64)
+)
 
 // ErrSince is wrapped by ParseSince's error, whose text is fit for clients.
 var ErrSince = errors.New("expected a cursor, an RFC 3339 time or " + earliest)
@@ -45,7 +54,20 @@ func ParseSince(text string) (Since, error) {
 	if err != nil {
 		return Since{}, fmt.Errorf("%w: %.64q", ErrSince, text)
 	}
+	switch {
+	case at.After(latestTime):
+		return Since{}, nil
+	case at.Before(earliestTime):
+		at = earliestTime // nothing was stored before
+	}
 	return Since{kind: fromTime, at: at}, nil
+}
+
+// For gives since with the name of the reader for whom the log is read: what that costs
+// counts for all sockets of one name together.
+func (s Since) For(reader string) Since {
+	s.owner = reader
+	return s
 }
 
 // entry is what has to be found out about a socket's place before it gets events.
@@ -63,6 +85,7 @@ type begin struct {
 	now    bool
 	cursor event.Cursor
 	entry  entry
+	owner  string // see Since.For
 }
 
 // find says where since is.
@@ -78,9 +101,11 @@ func (f *Feed) find(ctx context.Context, since Since) (begin, error) {
 	if since.kind == fromEarliest {
 		key = earliest
 	}
+	a := f.hub.accounts.open(since.owner)
+	defer f.hub.accounts.leave(a)
 	// A thousand sockets that come back together ask the leader once.
 	found := f.finding.DoChan(key, func() (any, error) {
-		ctx, cancel := context.WithTimeout(f.hub.context, openTimeout)
+		ctx, cancel := context.WithTimeout(onAccountOf(f.hub.context, a), openTimeout)
 		defer cancel()
 		if since.kind == fromEarliest {
 			return f.findEarliest(ctx)

@@ -33,12 +33,10 @@ func (h *Hub) learn(ctx context.Context) {
 		if err == nil {
 			h.logs = logs
 			h.slots = make([]chan struct{}, len(logs))
-			h.replaySlots = make([]chan struct{}, len(logs))
 			h.windows = make([]*windows, len(logs))
 			for i := range h.slots {
 				h.windows[i] = &windows{shard: i, shelf: h.shelf}
 				h.slots[i] = make(chan struct{}, requestsPerStream)
-				h.replaySlots[i] = make(chan struct{}, 1)
 			}
 		}
 		h.mu.Unlock()

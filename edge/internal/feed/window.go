@@ -131,7 +131,7 @@ func (f *Feed) nextOf(ctx context.Context, from event.Cursor, anchor anchor) (li
 		at = v.through + 1
 	}
 	err = f.request(ctx, func(h *history) (err error) {
-		list, err = h.next(ctx, f.shard, f.application, from, anchor)
+		list, _, err = h.next(ctx, f.shard, f.application, from, anchor)
 		return err
 	})
 	return list, err

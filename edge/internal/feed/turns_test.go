@@ -1,0 +1,93 @@
+package feed
+
+import (
+	"context"
+	"errors"
+	"testing"
+)
+
+// granted says whose turn x is now, nil if it waits.
+func (x *turn) whose() *account {
+	select {
+	case a := <-x.granted:
+		return a
+	default:
+		return nil
+	}
+}
+
+func TestAReaderWithAThousandTurnsToTakeStarvesNobody(t *testing.T) {
+	all := newAccounts(Allowance{})
+	turns := newTurns(all, 1, 1)
+	greedy, honest := all.open("greedy"), all.open("honest")
+	first := turns.ask(0, greedy)
+	if first.whose() != greedy {
+		t.Fatal("the first one waits though there is nobody else")
+	}
+	waiting := map[*turn]bool{}
+	for shard := range 1000 {
+		waiting[turns.ask(shard, greedy)] = true
+	}
+	for range 10 {
+		own := turns.ask(7, honest)
+		turns.end(first)
+		if own.whose() != honest {
+			t.Fatal("a reader with one turn to take waits behind one with a thousand")
+		}
+		turns.end(own)
+		for first = range waiting {
+			if first.whose() == greedy {
+				break
+			}
+			first = nil
+		}
+		if first == nil {
+			t.Fatal("the other one never has its turn")
+		}
+		delete(waiting, first)
+	}
+}
+
+func TestATurnThatSeveralReadersWaitForComesWithTheFirstOfThem(t *testing.T) {
+	all := newAccounts(Allowance{})
+	turns := newTurns(all, 1, 2)
+	greedy, honest, late := all.open("greedy"), all.open("honest"), all.open("late")
+	all.serve(greedy)
+	running := turns.ask(0, greedy)
+	other, shared := turns.ask(0, late), turns.ask(0, greedy)
+	turns.join(shared, honest)
+	all.serve(late)
+	turns.end(running)
+	if shared.whose() != honest || other.whose() != nil {
+		t.Error("the turn is not that of the reader who had his longest ago")
+	}
+	if elsewhere := turns.ask(1, greedy); elsewhere.whose() != greedy {
+		t.Error("another stream waits though two may be read at once")
+	} else if third := turns.ask(2, honest); third.whose() != nil {
+		t.Error("three are read at once")
+	} else {
+		turns.end(third) // it gives up
+		turns.end(elsewhere)
+	}
+	turns.end(shared)
+	if other.whose() != late {
+		t.Error("the last one waits for ever")
+	}
+	turns.end(other)
+	if turns.total != 0 || len(turns.waiting) != 0 || len(turns.under) != 0 {
+		t.Errorf("%d turns are left", turns.total+len(turns.waiting))
+	}
+}
+
+func TestAQuestionThatNobodyWaitsForAnyMoreIsNotPut(t *testing.T) {
+	all := newAccounts(Allowance{})
+	turns := newTurns(all, 1, 1)
+	running := turns.ask(0, all.open("other"))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	err := turns.do(ctx, 0, all.open("reader"), func() error { t.Error("it is put"); return nil })
+	if !errors.Is(err, context.Canceled) || len(turns.waiting) != 0 {
+		t.Errorf("it ended with %v, %d wait", err, len(turns.waiting))
+	}
+	turns.end(running)
+}
