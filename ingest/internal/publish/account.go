@@ -62,7 +62,7 @@ func (a *account) stored(bytes, grain int64, place uint64) {
 // ended notes that the open batch has ended. Sequence is that of its event number count, and
 // all of them follow upon each other if contiguous. Otherwise only the last place is known;
 // none is if sequence is 0.
-func (a *account) ended(sequence, count uint64, contiguous bool) {
+func (a *account) ended(sequence, count uint64, contiguous bool, grain int64) {
 	for i, p := range a.batch.parts {
 		switch {
 		case contiguous:
@@ -72,9 +72,9 @@ func (a *account) ended(sequence, count uint64, contiguous bool) {
 		default:
 			p.last = 0
 		}
-		a.own.add(p, 0)
+		a.own.add(p, grain)
 	}
-	a.batch, a.attempt = run{}, 0
+	a.batch, a.attempt = run{parts: a.batch.parts[:0]}, 0
 }
 
 // begin notes that what has a known place by now is asked about.
@@ -110,9 +110,9 @@ func (a *account) drop(events int64) {
 
 // prove takes what was found behind the last proof, up to a new place, for what we know of
 // that. What came since the audit began is behind it.
-func (a *account) prove(found run, through, strange uint64) {
+func (a *account) prove(found run, through, strange uint64, grain int64) {
 	for _, p := range found.parts {
-		a.proven.add(p, 0)
+		a.proven.add(p, grain)
 	}
 	a.own.drop(a.own.events + a.batch.events - a.newer)
 	a.through, a.strange, a.total = max(through, 1), strange, 0

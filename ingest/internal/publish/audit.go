@@ -101,7 +101,7 @@ func (u *auditor) enforce(ctx context.Context, shard int, l *lane, a *account, t
 			return 0, 0, err
 		}
 		l.mu.Lock()
-		a.prove(found, max(through, from-1), strange)
+		a.prove(found, max(through, from-1), strange, l.ledger.grain)
 		estimate = a.holds(has.events)
 		l.mu.Unlock()
 	}

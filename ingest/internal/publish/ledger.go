@@ -91,7 +91,7 @@ func (g *ledger) alone(now time.Time, m *Message, sequence uint64) {
 // count, 0 if it tells nothing, and all of them follow upon each other if contiguous.
 func (g *ledger) ended(sequence, count uint64, contiguous bool) {
 	for i, a := range g.open {
-		a.ended(sequence, count, contiguous)
+		a.ended(sequence, count, contiguous, g.grain)
 		g.open[i] = nil
 	}
 	g.open = g.open[:0]
