@@ -23,11 +23,11 @@ func TestBothTiersWorkWithThePermissionsThatOperatorsAreTold(t *testing.T) {
 		t.Fatalf("read %s: %v", permissionsFile, err)
 	}
 	broker := natstest.Start(t, func(o *server.Options) { o.Users = told.Users })
-	w := newWorld(t, setup{public: map[string]int32{"busy": 1}})
+	w := newWorld(t, setup{public: map[string]int32{"busy": 1, "noisy": 1}})
 	as := func(user, password string) string {
 		return strings.Replace(broker.URL(), "//", fmt.Sprintf("//%s:%s@", user, password), 1)
 	}
-	w.startIngest(as("canopy-ingest", "i"))
+	w.startIngest(as("canopy-ingest", "i"), "INGEST__RETENTION__BYTES=64MiB", "INGEST__SHARDS=8")
 	w.startEdge(as("canopy-edge", "e"))
 
 	live, group := w.open(w.path("busy", ""), nil), w.open(w.path("busy", "")+"?group_id=g", nil)
@@ -44,12 +44,31 @@ func TestBothTiersWorkWithThePermissionsThatOperatorsAreTold(t *testing.T) {
 	eventually(t, "the group's events are acknowledged", func() bool {
 		return w.metric(w.edge.Health, "canopy_edge_group_acknowledged_total") > 0
 	})
+	expectEviction(t, w)
 	for _, entry := range w.logs.All() {
 		if strings.Contains(strings.ToLower(entry.Message), "permission") {
 			t.Errorf("logged: %s %v", entry.Message, entry.ContextMap())
 		}
 	}
 	expectNoWordsOfOthers(t, as("canopy-edge", "e"))
+}
+
+// expectEviction has an application publish more than its share, and its events counted.
+func expectEviction(t *testing.T, w *world) {
+	t.Helper()
+	const share = 2 << 20
+	for n, size := uint64(1), 64<<10; n <= 2*share/uint64(size); n++ {
+		w.produce(w.numbered("noisy", "", n, size))
+	}
+	eventually(t, "a noisy application is evicted", func() bool {
+		return w.metric(w.ingest.IngestHealth, "canopy_ingest_evicted_events_total") > 0
+	})
+	if w.metric(w.ingest.IngestHealth, "canopy_ingest_share_counts_total") < 1 {
+		t.Error("its events were not counted")
+	}
+	if n := w.metric(w.ingest.IngestHealth, "canopy_ingest_share_errors_total"); n != 0 {
+		t.Errorf("%v errors", n)
+	}
 }
 
 // expectNoWordsOfOthers checks that an edge's user cannot publish events.

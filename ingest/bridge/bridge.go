@@ -100,7 +100,7 @@ func build(cfg config.Config, log *zap.Logger, reg prometheus.Registerer) (*part
 	if err != nil {
 		return nil, err
 	}
-	p := publish.New(nc, cfg.Ingest.Shards, log, reg)
+	p := publish.New(nc, cfg.Ingest, log, reg)
 	s, err := publish.NewStreams(cfg.Ingest, p, log)
 	if err != nil {
 		nc.Close()

@@ -195,6 +195,7 @@ type Retention struct {
 	Age                  time.Duration `key:"age" default:"24h" help:"how long NATS keeps an event"`
 	Bytes                int64         `key:"bytes" default:"10GiB" unit:"bytes" help:"bytes that all streams together may hold on each of their nodes"`
 	EventsPerApplication int64         `key:"events_per_application" default:"1000000" help:"events kept of one application; it evicts only its own past"`
+	Share                int           `key:"share" default:"25" help:"percent of its stream that one application may hold: a noisy one evicts its own oldest events, not others'; 100 is no bound"`
 }
 
 // Window bounds the records that ingest has read and NATS has not acknowledged.

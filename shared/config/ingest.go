@@ -87,4 +87,5 @@ func (c *check) retention(i Ingest) {
 	c.that(i.Shards < 1 || i.Retention.Bytes/int64(i.Shards) >= mebibyte, "INGEST__RETENTION__BYTES",
 		"expected at least 1MiB for each of INGEST__SHARDS")
 	c.atLeast("INGEST__RETENTION__EVENTS_PER_APPLICATION", i.Retention.EventsPerApplication, 1, "1")
+	c.that(i.Retention.Share >= 1 && i.Retention.Share <= 100, "INGEST__RETENTION__SHARE", "expected 1 to 100 percent")
 }

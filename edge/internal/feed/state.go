@@ -23,6 +23,7 @@ type streamState struct {
 	count     int64     // the application's events
 	most      int64     // that the stream keeps of each application; not positive: any number
 	former    stream.FormerLimit
+	evicted   bool // the application's events may have been taken out because of its share
 }
 
 // keeps says whether the stream surely holds every event of the application behind
@@ -48,9 +49,9 @@ func (s streamState) holdsSince(at time.Time) bool {
 	}
 }
 
-// keepsAll says whether the application is below its limit: only who has reached it has
-// lost events to it, since those that the stream itself forgets are the oldest of all.
-func (s streamState) keepsAll() bool { return s.most <= 0 || s.count < s.most }
+// keepsAll says whether the application is below its limits: only who has reached them has
+// lost events to them, since those that the stream itself forgets are the oldest of all.
+func (s streamState) keepsAll() bool { return !s.evicted && (s.most <= 0 || s.count < s.most) }
 
 // keptAll says the same of the smaller limit that the stream once had.
 func (s streamState) keptAll() bool { return s.former.Events <= 0 || s.count < s.former.Events }
@@ -117,7 +118,8 @@ func (h *history) info(ctx context.Context, shard int, application string) (stre
 		leader: by, shards: shards,
 		firstTime: info.State.FirstTime, lastTime: info.State.LastTime,
 		count: info.State.Subjects[subject.In(shard, application)], most: info.Config.MaxMsgsPerSubject,
-		former: stream.FormerLimitOf(info.Config.Metadata),
+		former:  stream.FormerLimitOf(info.Config.Metadata),
+		evicted: stream.Evicted(info.Config.Metadata, application),
 	}, nil
 }
 

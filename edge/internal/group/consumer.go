@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"canopy/shared/event"
+	"canopy/shared/stream"
 )
 
 const (
@@ -187,6 +188,8 @@ type retention struct {
 	half  uint64        // the sequence in the middle of a stream that is full, else 0
 	first time.Time     // when its oldest event was stored
 	asked time.Duration
+
+	metadata map[string]string // which say whose events are evicted
 }
 
 // retentionOf is what is known of a shard's stream, and whether that is so since less than
@@ -201,7 +204,7 @@ func (h *Hub) retentionOf(shard int, within time.Duration) (r retention, fresh b
 // newRetention says how much a stream keeps, as it was at a time.
 func newRetention(info *jetstream.StreamInfo, asked time.Duration) retention {
 	c, state := info.Config, info.State
-	r := retention{most: uint64(max(0, c.MaxMsgsPerSubject)), age: c.MaxAge, first: state.FirstTime, asked: asked}
+	r := retention{most: uint64(max(0, c.MaxMsgsPerSubject)), age: c.MaxAge, first: state.FirstTime, asked: asked, metadata: c.Metadata}
 	if c.MaxBytes > 0 && state.Bytes > uint64(c.MaxBytes)/10*9 {
 		r.half = state.FirstSeq + (state.LastSeq-state.FirstSeq)/2
 	}
@@ -248,6 +251,7 @@ func (h *Hub) learnLimits(ctx context.Context, g *Group, within time.Duration) e
 	}
 	g.mu.Lock()
 	g.retention = known
+	g.seen.evicted = stream.Evicted(known.metadata, g.key.Application)
 	g.mu.Unlock()
 	return nil
 }

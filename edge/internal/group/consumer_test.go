@@ -29,6 +29,8 @@ func TestAGroupAtRiskIsLookedAtSoonButNotAllTheTime(t *testing.T) {
 		{"at risk", sight{at: ago(time.Second), risk: ago(time.Second)}, false, true},
 		{"at risk again", sight{at: ago(time.Second), risk: ago(time.Second), risked: ago(riskEvery - 1)}, false, false},
 		{"at risk still", sight{at: ago(time.Second), risk: ago(time.Second), risked: ago(riskEvery)}, false, true},
+		{"of an application that is evicted", sight{at: ago(evictedEvery), evicted: true, risked: ago(0)}, false, true},
+		{"of one that is, just now", sight{at: ago(evictedEvery - 1), evicted: true}, false, false},
 		{"has losses", sight{at: ago(time.Second)}, true, true},
 		{"has losses again", sight{at: ago(time.Second), risked: ago(riskEvery - 1)}, true, false},
 	} {

@@ -292,7 +292,7 @@ func (h *Hub) lookBack(ctx context.Context, g *Group, left time.Time, place uint
 		err = h.learnLimits(ctx, g, lookBackWithin)
 	}
 	g.mu.Lock()
-	if err != nil || g.retention.first.After(left.Add(-clockSkew)) {
+	if err != nil || g.seen.evicted || g.retention.first.After(left.Add(-clockSkew)) {
 		g.seen.endanger(h.now(), place)
 	}
 	g.mu.Unlock()

@@ -21,6 +21,7 @@ type sight struct {
 	risk    time.Duration // since when the log may have forgotten events that nobody was sent, 0 if not
 	safe    uint64        // stream sequence behind which they are, when there was a risk last
 	risked  time.Duration // when the group was last looked at because events may be gone
+	evicted bool          // the application holds its whole share of the log, which forgets its events without a word
 	failing time.Duration // since when it does not answer, 0 if it does
 
 	failover time.Duration // when it is made again, if it goes on failing
@@ -54,10 +55,25 @@ func (s *sight) sent(seq uint64) {
 	}
 }
 
+// evictedEvery is the time between looks at a group whose application is evicted. One that
+// keeps up is told of a gap, to be certain, if its application fills its whole share between
+// two looks.
+const evictedEvery = time.Second
+
+// floorBefore is what everything up to which was acknowledged when the group was looked at
+// last, 0 if that was too long ago to mean anything: other edges may have served it since.
+func (s *sight) floorBefore(now time.Duration) uint64 {
+	if s.at == 0 || now-s.at > 2*lookEvery {
+		return 0
+	}
+	return s.floor
+}
+
 // due says whether the consumer is to be looked at again. A group that stays at risk, or has
 // losses, is told of it from time to time.
 func (s *sight) due(now, every time.Duration, lossy bool) bool {
-	return s.at == 0 || now-s.at >= every || (s.risk > 0 || lossy) && (s.risked == 0 || now-s.risked >= riskEvery)
+	return s.at == 0 || now-s.at >= every || s.evicted && now-s.at >= evictedEvery ||
+		(s.risk > 0 || lossy) && (s.risked == 0 || now-s.risked >= riskEvery)
 }
 
 // see notes what the consumer was like when it was asked for. With check, or if events may
@@ -67,6 +83,7 @@ func (h *Hub) see(ctx context.Context, g *Group, info *jetstream.ConsumerInfo, a
 	lost := h.losses.first(g.subject.name(), g.log(), h.now())
 	g.mu.Lock()
 	seen := &g.seen
+	evicted, before := seen.evicted, seen.floorBefore(h.now())
 	seen.at, seen.failing, seen.created = h.now(), 0, info.Created
 	seen.floor, seen.behind = max(seen.floor, info.AckFloor.Stream), info.NumPending > 0
 	since, safe, unsure := seen.risk, seen.safe, seen.unsure
@@ -83,7 +100,7 @@ func (h *Hub) see(ctx context.Context, g *Group, info *jetstream.ConsumerInfo, a
 	}
 	g.mu.Unlock()
 
-	gap := risk || lost > 0 || (check || unsure) && info.AckFloor.Stream > 0
+	gap := risk || lost > 0 || evicted || (check || unsure) && info.AckFloor.Stream > 0
 	if !gap && !unsure {
 		return nil
 	}
@@ -105,10 +122,13 @@ func (h *Hub) see(ctx context.Context, g *Group, info *jetstream.ConsumerInfo, a
 		return err
 	}
 	g.rotation.ownBefore(oldest)
-	if unsure {
+	if unsure || evicted {
 		g.rotation.done.ceded = append(g.rotation.done.ceded, g.rotation.ceded.takeBefore(oldest)...)
 	}
 	after := info.AckFloor.Stream
+	if evicted {
+		after = behindEviction(after, before, oldest)
+	}
 	if risk {
 		if seen.risk == 0 {
 			safe = seen.safe // it may have gone on
@@ -127,4 +147,18 @@ func (h *Hub) see(ctx context.Context, g *Group, info *jetstream.ConsumerInfo, a
 		h.tell(g, event.GapRetention, after, oldest)
 	}
 	return nil
+}
+
+// behindEviction is the place behind which events may be gone that were taken out because
+// of the application's share. JetStream moves the consumer to the oldest one that is left
+// then, as if all before were acknowledged: floor says nothing if it is just there, and the
+// one before, which was seen at the last look and is 0 if there was none, does.
+func behindEviction(floor, before, oldest uint64) uint64 {
+	switch {
+	case before > 0:
+		return min(floor, before)
+	case floor > 0 && oldest == floor+1:
+		return 0
+	}
+	return floor
 }

@@ -57,6 +57,7 @@ func (b *beacons) known(shard int, log event.Log) {
 		l.mu.Lock()
 		l.last, l.high = 0, 0
 		l.quiet.unsure()
+		l.ledger.reset()
 		l.mu.Unlock()
 	}
 	b.before[shard] = log

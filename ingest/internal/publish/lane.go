@@ -77,9 +77,11 @@ type lane struct {
 	notBefore time.Time // back-off
 	failures  int
 
-	last  uint64 // sequence in the stream of what was stored last; 0: not known
-	high  uint64 // the highest sequence that was
-	quiet *quiet
+	last   uint64 // sequence in the stream of what was stored last; 0: not known
+	high   uint64 // the highest sequence that was
+	quiet  *quiet
+	ledger *ledger
+	ahead  int // bytes that may be under way
 
 	events events
 }
@@ -114,10 +116,17 @@ type todo struct {
 	until    time.Time // nothing to do before, except when woken; zero: until woken
 }
 
-// newLane makes a lane that remembers up to quietApps applications.
-func newLane(e events, quietApps int) *lane {
+// newLane makes a lane that remembers up to apps applications, of which each may hold share
+// bytes of the stream; 0: any number.
+func newLane(e events, apps int, share int64) *lane {
+	ahead := int64(maxAheadBytes)
+	if share > 0 {
+		ahead = min(ahead, share/stepsOfShare) // what is under way comes on top
+	}
 	return &lane{
-		quiet:  newQuiet(quietApps),
+		quiet:  newQuiet(apps),
+		ledger: newLedger(share, apps),
+		ahead:  int(ahead),
 		wake:   make(chan struct{}, 1),
 		fresh:  make(map[Owner]struct{}),
 		gone:   make(map[Owner]struct{}),
@@ -150,6 +159,9 @@ func (l *lane) next(now time.Time, buf []*Message) todo {
 		}
 		if now.Before(l.notBefore) {
 			return todo{until: l.notBefore}
+		}
+		if until, waits := l.ledger.waits(now, l.queue.at(0)); waits {
+			return todo{until: until}
 		}
 		l.begin(now)
 		if l.kind == alone {
@@ -191,8 +203,8 @@ func (l *lane) more(now time.Time, buf []*Message) todo {
 	if under == 0 {
 		l.progress(now)
 	}
-	if under == l.queue.len() {
-		// What was to follow has been forgotten, so no message ends the batch.
+	if under == l.queue.len() || l.waits(now, under) {
+		// What was to follow has been forgotten, or has to wait, so no message ends the batch.
 		l.ending = true
 		t.end = true
 		return t
@@ -206,10 +218,16 @@ func (l *lane) more(now time.Time, buf []*Message) todo {
 		t.messages = append(t.messages, m)
 		// Ending with a message costs nothing and is replicated, so that followers
 		// do not keep the batch; and its PubAck comes as soon as all is stored.
-		t.end = old || under == l.queue.len() || l.bytes >= maxAheadBytes || !l.isFresh(l.queue.at(under))
+		t.end = old || under == l.queue.len() || l.bytes >= l.ahead || !l.isFresh(l.queue.at(under)) || l.waits(now, under)
 	}
 	l.ending = t.end
 	return t
+}
+
+// waits says whether the message with i others before it has to wait for the next batch.
+func (l *lane) waits(now time.Time, i int) bool {
+	_, waits := l.ledger.waits(now, l.queue.at(i))
+	return waits
 }
 
 func (l *lane) waitOrPing(now time.Time) todo {
@@ -269,6 +287,7 @@ func (l *lane) acknowledge(now time.Time, seq uint64) {
 		l.bytes -= m.size()
 		l.acked++
 		l.quiet.inBatch(now, m.Application, l.attempt, l.acked)
+		l.ledger.inBatch(now, m, l.attempt, l.acked)
 		m.Owner.Settled(m.Index, Stored)
 	}
 	l.events.stored(n)
@@ -286,21 +305,28 @@ func (l *lane) batchEnded(a answer) {
 	if a.Seq == 0 || a.Count == 0 || a.Count != l.acked {
 		l.last = 0
 		l.quiet.failed()
+		l.ledger.ended(0, 0, false)
 		return
 	}
-	contiguous := l.last > 0 && a.Seq == l.last+a.Count
-	l.stored(a.Seq)
+	contiguous := l.stored(a.Seq, a.Count)
+	l.ledger.ended(a.Seq, a.Count, contiguous)
 	l.quiet.ended(l.attempt, a.Seq, a.Count, contiguous)
 }
 
-// stored notes the sequence of a message that the stream has just taken. One that is not
-// higher than those before is of another stream.
-func (l *lane) stored(sequence uint64) {
+// stored notes the sequence of the last of count messages that the stream has just taken,
+// and says whether they surely follow upon ours before. One that is not higher than those
+// before is of another stream.
+func (l *lane) stored(sequence, count uint64) (contiguous bool) {
+	contiguous = l.last > 0 && sequence == l.last+count
+	if !contiguous {
+		l.ledger.strange++
+	}
 	if sequence <= l.high {
 		l.quiet.unsure()
 		l.events.lost()
 	}
 	l.last, l.high = sequence, sequence
+	return contiguous
 }
 
 // takesNoMore waits a little for the PubAck that tells how far the batch came.
@@ -332,7 +358,8 @@ func (l *lane) answeredAlone(now time.Time, a answer) {
 		l.events.duplicate(1)
 	} else {
 		l.events.stored(1)
-		l.stored(a.Seq)
+		l.stored(a.Seq, 1)
+		l.ledger.alone(now, m, a.Seq)
 		if !l.isGone(m) {
 			l.fresh[m.Owner] = struct{}{}
 		}
@@ -371,6 +398,7 @@ func (l *lane) fail(now time.Time, reason string, err error) {
 	l.failures++
 	l.last = 0
 	l.quiet.failed()
+	l.ledger.ended(0, 0, false)
 	l.events.restarted(reason, err)
 	if reason == reasonNoResponders && l.failures >= lostAfter {
 		l.events.lost()

@@ -72,7 +72,7 @@ func expect(t *testing.T, l *lane, now time.Time, want string) todo {
 func freshLane(t *testing.T, o *owner, now time.Time) (*lane, *noted) {
 	t.Helper()
 	n := &noted{}
-	l := newLane(n, 100)
+	l := newLane(n, 100, 0)
 	push(l, o, 0, 1)
 	td := expect(t, l, now, "0 alone")
 	l.answered(now, td.id, answer{Stream: "S", Seq: 1})
@@ -229,7 +229,7 @@ func FuzzLaneKeepsOrderAndLosesNothing(f *testing.F) {
 	f.Fuzz(func(t *testing.T, seed1, seed2 uint64) {
 		r := rand.New(rand.NewPCG(seed1, seed2))
 		owners := []*owner{newOwner(t), newOwner(t), newOwner(t)}
-		l := newLane(&noted{}, 100)
+		l := newLane(&noted{}, 100, 0)
 		s := &modelStream{has: make(map[string]bool)}
 		now := start
 		const each = 150

@@ -1,9 +1,13 @@
 package publish
 
 import (
+	"cmp"
+	"slices"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"canopy/shared/obs"
+	"canopy/shared/subject"
 )
 
 // metrics are what the publisher counts.
@@ -14,6 +18,10 @@ type metrics struct {
 	restarts   *prometheus.CounterVec
 	beacons    prometheus.Counter
 	questions  prometheus.Counter
+
+	evicted     prometheus.Counter
+	counts      prometheus.Counter
+	auditErrors prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -32,5 +40,44 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			"Messages that told edges the last sequence of an application that had fallen quiet."),
 		questions: obs.Counter(reg, "canopy_ingest_beacon_questions_total",
 			"Questions to a stream for last sequences that acknowledgements had not told, each about up to 64 applications."),
+		evicted: obs.Counter(reg, "canopy_ingest_evicted_events_total",
+			"Events that were taken out of the streams because their application held its whole share (INGEST__RETENTION__SHARE)."),
+		counts: obs.Counter(reg, "canopy_ingest_share_counts_total",
+			"Times that an application's events were read from its stream, without their bodies, to know how many bytes they hold."),
+		auditErrors: obs.Counter(reg, "canopy_ingest_share_errors_total",
+			"Attempts to see to an application's share that failed. If they go on, it may evict others' events: alarm on it."),
+	}
+}
+
+// nearMost bounds the applications of which canopy_ingest_application_share tells.
+const nearMost = 20
+
+var shareDesc = prometheus.NewDesc("canopy_ingest_application_share",
+	"How much of its share of its stream an application holds, 1 being all of it, as far as this ingest knows: "+
+		"of those that hold more than half, the 20 that hold most.", []string{"application"}, nil)
+
+// nearShare tells which applications are near their share.
+type nearShare struct{ p *Publisher }
+
+func (n nearShare) Describe(to chan<- *prometheus.Desc) { to <- shareDesc }
+
+func (n nearShare) Collect(to chan<- prometheus.Metric) {
+	type holding struct {
+		application string
+		share       float64
+	}
+	var near []holding
+	for _, l := range n.p.lanes {
+		l.mu.Lock()
+		for _, a := range l.ledger.accounts {
+			if held := max(a.bytes(), a.rest); 2*held > l.ledger.share {
+				near = append(near, holding{a.application, float64(held) / float64(l.ledger.share)})
+			}
+		}
+		l.mu.Unlock()
+	}
+	slices.SortFunc(near, func(a, b holding) int { return cmp.Compare(b.share, a.share) })
+	for _, h := range near[:min(len(near), nearMost)] {
+		to <- prometheus.MustNewConstMetric(shareDesc, prometheus.GaugeValue, h.share, subject.Encode(h.application))
 	}
 }

@@ -49,9 +49,15 @@ type site struct {
 	streams *Streams
 	nc      *nats.Conn
 	js      jetstream.JetStream
+	stop    func()
 }
 
 func newSite(t testing.TB, url string, shards int, log *zap.Logger) *site {
+	t.Helper()
+	return newSiteWith(t, url, ingestConfig(shards), log)
+}
+
+func newSiteWith(t testing.TB, url string, cfg config.Ingest, log *zap.Logger) *site {
 	t.Helper()
 	nc, err := nats.Connect(url, nats.ReconnectBufSize(-1), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), nats.Timeout(5*time.Second))
 	if err != nil {
@@ -62,8 +68,8 @@ func newSite(t testing.TB, url string, shards int, log *zap.Logger) *site {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &site{Publisher: New(nc, shards, log, prometheus.NewRegistry()), nc: nc, js: js}
-	if s.streams, err = NewStreams(ingestConfig(shards), s.Publisher, log); err != nil {
+	s := &site{Publisher: New(nc, cfg, log, prometheus.NewRegistry()), nc: nc, js: js}
+	if s.streams, err = NewStreams(cfg, s.Publisher, log); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.streams.Ensure(ctx); err != nil {
@@ -73,7 +79,7 @@ func newSite(t testing.TB, url string, shards int, log *zap.Logger) *site {
 	go func() { done <- s.Run(ctx) }()
 	looked := make(chan struct{})
 	go func() { s.streams.Run(ctx); close(looked) }()
-	t.Cleanup(func() {
+	s.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
@@ -81,6 +87,7 @@ func newSite(t testing.TB, url string, shards int, log *zap.Logger) *site {
 		<-looked
 		nc.Close()
 	})
+	t.Cleanup(s.stop)
 	return s
 }
 
@@ -333,7 +340,7 @@ func TestShardsBeyondTheServersLimitEndTheStart(t *testing.T) {
 	defer nc.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	streams, err := NewStreams(ingestConfig(5), New(nc, 5, zap.NewNop(), prometheus.NewRegistry()), zap.NewNop())
+	streams, err := NewStreams(ingestConfig(5), New(nc, ingestConfig(5), zap.NewNop(), prometheus.NewRegistry()), zap.NewNop())
 	if err != nil {
 		t.Fatal(err)
 	}

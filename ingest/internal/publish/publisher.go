@@ -10,9 +10,12 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
+
+	"canopy/shared/config"
 )
 
 // idleCheck is how often a lane looks whether NATS is back. Status changes wake it sooner.
@@ -36,10 +39,10 @@ type Publisher struct {
 	pending []bool
 }
 
-// New makes a publisher with one lane for each of shards streams over nc, which must not
+// New makes a publisher with one lane for each shard's stream over nc, which must not
 // buffer while it reconnects (nats.ReconnectBufSize(-1)): what is not sent stays here.
-func New(nc *nats.Conn, shards int, log *zap.Logger, reg prometheus.Registerer) *Publisher {
-	inbox := nc.NewInbox()
+func New(nc *nats.Conn, cfg config.Ingest, log *zap.Logger, reg prometheus.Registerer) *Publisher {
+	inbox, shards := nc.NewInbox(), cfg.Shards
 	p := &Publisher{
 		nc:      nc,
 		log:     log,
@@ -52,9 +55,12 @@ func New(nc *nats.Conn, shards int, log *zap.Logger, reg prometheus.Registerer) 
 		pending: make([]bool, shards),
 	}
 	for i := range p.lanes {
-		p.lanes[i] = newLane(&laneEvents{p, i}, max(quietApps/shards, 1))
+		p.lanes[i] = newLane(&laneEvents{p, i}, max(quietApps/shards, 1), shareOf(cfg))
 	}
 	p.beacons = newBeacons(p)
+	if shareOf(cfg) > 0 {
+		reg.MustRegister(nearShare{p})
+	}
 	return p
 }
 
@@ -110,6 +116,12 @@ func (p *Publisher) Run(ctx context.Context) error {
 		return fmt.Errorf("subscribe to acknowledgements: %w", err)
 	}
 
+	js, err := jetstream.New(p.nc)
+	if err != nil {
+		return fmt.Errorf("use JetStream: %w", err)
+	}
+	auditor := auditor{p: p, js: js, counts: make(chan struct{}, countsAtOnce)}
+
 	status := p.nc.StatusChanged(nats.CONNECTED, nats.RECONNECTING, nats.DISCONNECTED, nats.CLOSED)
 	defer p.nc.RemoveStatusListener(status)
 	ctx, cancel := context.WithCancel(ctx)
@@ -118,6 +130,9 @@ func (p *Publisher) Run(ctx context.Context) error {
 	defer cancel()
 	for i := range p.lanes {
 		lanes.Go(func() { p.runLane(ctx, i) })
+		if p.lanes[i].ledger.share > 0 {
+			lanes.Go(func() { auditor.run(ctx, i) })
+		}
 	}
 	lanes.Go(func() { p.beacons.run(ctx) })
 	lanes.Go(func() { p.beacons.ask(ctx) })

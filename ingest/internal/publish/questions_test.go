@@ -75,7 +75,7 @@ func TestQuestionIsPutOnlySomeTimes(t *testing.T) {
 // TestReplicaThatLagsIsNotBelieved answers in the place of a stream.
 func TestReplicaThatLagsIsNotBelieved(t *testing.T) {
 	nc := natstest.Start(t).Connect()
-	p := New(nc, 1, zap.NewNop(), prometheus.NewRegistry())
+	p := New(nc, ingestConfig(1), zap.NewNop(), prometheus.NewRegistry())
 	p.beacons.known(0, 1)
 	var through, sequence atomic.Int64
 	if _, err := nc.Subscribe("$JS.API.DIRECT.GET."+subject.Stream(0), func(m *nats.Msg) {

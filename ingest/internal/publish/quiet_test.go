@@ -150,7 +150,7 @@ func TestLaneTellsOnlySequencesThatAreTrue(t *testing.T) {
 	for seed := range uint64(200) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		o := newOwner(t)
-		l := newLane(&noted{}, 100)
+		l := newLane(&noted{}, 100, 0)
 		now := start
 		sequence := uint64(r.IntN(5))
 		last := map[string]uint64{}
@@ -214,7 +214,7 @@ func TestSequenceThatGoesBackMeansAnotherStream(t *testing.T) {
 func TestLaneReportsAStreamThatNobodyAnswersFor(t *testing.T) {
 	o := newOwner(t)
 	n := &noted{}
-	l := newLane(n, 100)
+	l := newLane(n, 100, 0)
 	push(l, o, 0, 1)
 	now := start
 	for i := range lostAfter {

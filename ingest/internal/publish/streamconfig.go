@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
+	"canopy/shared/config"
 	"canopy/shared/stream"
 	"canopy/shared/subject"
 )
@@ -37,7 +38,7 @@ func (s *Streams) want(has jetstream.StreamConfig, shard int) jetstream.StreamCo
 	r := s.cfg.Retention
 	c.Description = "Canopy: the events of shard " + strconv.Itoa(shard)
 	c.MaxAge = r.Age
-	c.MaxBytes = max(r.Bytes/int64(s.cfg.Shards), 1)
+	c.MaxBytes = streamBytes(s.cfg)
 	c.MaxMsgsPerSubject = r.EventsPerApplication
 	c.Duplicates = s.cfg.Duplicates
 	if r.Age > 0 {
@@ -51,6 +52,9 @@ func (s *Streams) want(has jetstream.StreamConfig, shard int) jetstream.StreamCo
 	}
 	return c
 }
+
+// streamBytes is how many bytes each stream may hold.
+func streamBytes(cfg config.Ingest) int64 { return max(cfg.Retention.Bytes/int64(cfg.Shards), 1) }
 
 // reportShards says what a changed number of shards means.
 func (s *Streams) reportShards() {

@@ -21,7 +21,7 @@ import (
 // newStreams makes the streams of a publisher that does not run.
 func newStreams(t *testing.T, nc *nats.Conn, cfg config.Ingest) (*Streams, *Publisher) {
 	t.Helper()
-	p := New(nc, cfg.Shards, zap.NewNop(), prometheus.NewRegistry())
+	p := New(nc, cfg, zap.NewNop(), prometheus.NewRegistry())
 	s, err := NewStreams(cfg, p, zap.NewNop())
 	if err != nil {
 		t.Fatal(err)
