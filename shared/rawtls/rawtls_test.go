@@ -27,7 +27,7 @@ func TestAServerReadsWhatStandsBetweenRecordsThatYieldNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
+	defer func() { _ = ln.Close() }()
 	got := make(chan []byte, 1)
 	go func() {
 		conn, err := ln.Accept()
@@ -35,7 +35,7 @@ func TestAServerReadsWhatStandsBetweenRecordsThatYieldNothing(t *testing.T) {
 			got <- []byte(err.Error())
 			return
 		}
-		defer conn.Close()
+		defer func() { _ = conn.Close() }()
 		b, err := io.ReadAll(conn)
 		if err != nil {
 			b = []byte(err.Error())
@@ -46,7 +46,7 @@ func TestAServerReadsWhatStandsBetweenRecordsThatYieldNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	if _, err := c.Write([]byte("before ")); err != nil {
 		t.Fatal(err)
 	}
