@@ -30,7 +30,7 @@ var tops = map[string][]string{
 // homes are the folders in which a library may be imported, tests aside.
 var homes = map[string][]string{
 	"github.com/twmb/franz-go":       {"ingest/internal/consume", "deployments/local", "deployments/clients", "bench"},
-	"github.com/coder/websocket":     {"edge/client", "deployments/smoke", "deployments/clients", "bench"},
+	"github.com/coder/websocket":     {"edge/client", "deployments/attack", "deployments/smoke", "deployments/clients", "bench"},
 	"github.com/lesismal/nbio":       {"edge/internal/ws", "bench"},
 	"github.com/golang-jwt/jwt":      {"edge/internal/authn", "edge/internal/edgetest", "deployments/local/issuer", "bench"},
 	"github.com/MicahParks/keyfunc":  {"edge/internal/authn", "bench"},

@@ -124,11 +124,11 @@ type campaign struct {
 func begin(o orders) *campaign {
 	ctx, cancel := context.WithCancel(context.Background())
 	c := &campaign{orders: o, cancel: cancel, outcomes: map[string]map[string]int{}}
+	for _, name := range o.Attacks {
+		c.outcomes[name] = map[string]int{}
+	}
 	for i := range o.Number {
 		name := o.Attacks[i%len(o.Attacks)]
-		if c.outcomes[name] == nil {
-			c.outcomes[name] = map[string]int{}
-		}
 		// One after the other of a kind takes the other edge, and each address has all kinds.
 		turn := i / len(o.Attacks)
 		a := &attacker{campaign: c, secure: turn%2 == 1, address: net.IPv4(127, 0, 66, byte(1+turn/2%addresses)), turn: turn}
@@ -212,7 +212,8 @@ func (a *attacker) dial(ctx context.Context, buffer int) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn = &tied{conn, context.AfterFunc(ctx, func() { _ = conn.Close() })} // whatever it waits for
+	below := conn
+	conn = &tied{below, context.AfterFunc(ctx, func() { _ = below.Close() })} // whatever it waits for
 	if err := conn.SetDeadline(time.Now().Add(hostilePatience)); err != nil || !a.secure {
 		return conn, err
 	}
