@@ -14,8 +14,8 @@ import (
 
 // watchedWhile runs bad with a load on sockets of the application "good", which must not
 // notice it.
-func watchedWhile(t *testing.T, bad func(w *world)) {
-	w := start(t, setup{public: map[string]int32{"good": 1}})
+func watchedWhile(t *testing.T, bad func(w *world), environ ...string) {
+	w := start(t, setup{public: map[string]int32{"good": 1}}, environ...)
 	healthy := w.fleet("good", "", 20)
 	load := w.startLoad(200, 0, source{"good", 0, ""})
 	eventually(t, "events arrive", func() bool { return had(healthy) > 50 })
@@ -167,7 +167,7 @@ func TestHalfOpenHandshakesAreCutOffInTimeAndDelayNobody(t *testing.T) {
 			t.Errorf("the last half-open handshake was cut off after %v, want %v", took, headerLimit)
 		}
 		expectHealthy(t, "the socket opened meanwhile", socket.Snapshot())
-	})
+	}, "EDGE__LIMITS__HALF_OPEN=0", "EDGE__LIMITS__HALF_OPEN_PER_ADDRESS=0")
 }
 
 // dribble sends a request so slowly, but without a longer pause, that it never ends.

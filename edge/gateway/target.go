@@ -12,7 +12,7 @@ import (
 	"canopy/edge/internal/group"
 )
 
-// longestName is how long the name of an application, a channel or a device may be, in bytes
+// longestName is how long the name of a channel or a device may be, in bytes
 // as they are, not as they are encoded. A socket keeps its names for as long as it is open.
 const longestName = 1 << 10
 
