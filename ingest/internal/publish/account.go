@@ -1,6 +1,9 @@
 package publish
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // account is what ingest knows of the bytes that one application holds in its stream, from
 // acknowledgements and from what the stream was asked. The stream lets an application's
@@ -116,6 +119,13 @@ func (a *account) prove(found run, through, strange uint64, grain int64) {
 	}
 	a.own.drop(a.own.events + a.batch.events - a.newer)
 	a.through, a.strange, a.total = max(through, 1), strange, 0
+}
+
+// unproven forgets the last proof, so that everything is counted again.
+func (a *account) unproven() {
+	a.own.drop(a.own.events + a.batch.events - a.newer)
+	a.proven, a.through = run{}, 0
+	a.total = math.MaxInt64 / 2 // at once
 }
 
 // excess is what the application holds beyond its newest events of at least target bytes:

@@ -27,6 +27,9 @@ const (
 	countKept    = 2 * time.Second // for which the server keeps a consumer that is done
 )
 
+// errIncomplete says that who was asked for events gave fewer than there are: a replica lags.
+var errIncomplete = errors.New("not all events could be counted")
+
 // auditor sees to it that no application holds more than its share of its stream. It asks
 // the stream how many events of an application it holds when ours have grown by enough to
 // matter, makes certain of their bytes where others have published, too, and has the stream
@@ -103,7 +106,14 @@ func (u *auditor) enforce(ctx context.Context, shard int, l *lane, a *account, t
 		l.mu.Lock()
 		a.prove(found, max(through, from-1), strange, l.ledger.grain)
 		estimate = a.holds(has.events)
+		short := l.ledger.strange == strange && a.events()+int64(l.seq-l.acked) < has.events
+		if short {
+			a.unproven()
+		}
 		l.mu.Unlock()
+		if short {
+			return 0, 0, errIncomplete
+		}
 	}
 	l.mu.Lock()
 	excess, upTo := a.excess(l.ledger.target())
@@ -234,19 +244,24 @@ func (u *auditor) count(ctx context.Context, shard int, a *account, from, to uin
 			return run{}, 0, fmt.Errorf("count events in stream %s: %w", subject.Stream(shard), err)
 		}
 		more = false
+		some := false
 		for m := range batch.Messages() {
 			meta, err := m.Metadata()
 			if err != nil {
 				return run{}, 0, fmt.Errorf("count events in stream %s: %w", subject.Stream(shard), err)
 			}
-			if meta.Sequence.Stream > to {
+			if some = true; meta.Sequence.Stream > to {
 				more = false
 				continue
 			}
 			found.add(part{1, storedSize(m), meta.Sequence.Stream}, grain)
 			through, more = meta.Sequence.Stream, meta.NumPending > 0
 		}
-		if err := errors.Join(batch.Error(), ctx.Err()); err != nil {
+		err = errors.Join(batch.Error(), ctx.Err())
+		if !some && err == nil {
+			err = errIncomplete
+		}
+		if err != nil {
 			return run{}, 0, fmt.Errorf("count events in stream %s: %w", subject.Stream(shard), err)
 		}
 	}

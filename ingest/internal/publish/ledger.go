@@ -179,6 +179,9 @@ func (g *ledger) end(now time.Time, a *account, grown, estimate, rest int64) {
 	}
 	a.rest = rest
 	a.due = int64(float64(max(g.step/4, (g.trigger()-rest)/2)) / growth)
+	if a.through == 0 {
+		a.due = min(a.due, g.step) // what there is of before has to be counted soon
+	}
 	a.tries, a.notBefore = 0, time.Time{}
 	g.trusted = true
 	g.release(now, a)
