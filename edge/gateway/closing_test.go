@@ -67,7 +67,7 @@ func TestWhatLeavesTheApplicationsFileClosesItsSocketsWithinFiveSeconds(t *testi
 		path, authorization, old, new string
 	}{
 		"application": {"/other-app", "", "other-app", "another-app"},
-		"member":      {"/secret-app", key, "alice: [read]", "bob: [read]"},
+		"member":      {"/secret-app", key, "secret-app:\n    members:\n      alice", "secret-app:\n    members:\n      bob"},
 		"key":         {"/open-app", key, "2bb80d", "2bb80e"},
 	} {
 		t.Run(name, func(t *testing.T) {
