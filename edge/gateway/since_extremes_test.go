@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"canopy/edge/internal/certtest"
+	"canopy/shared/config"
 	"canopy/shared/event"
 )
 
@@ -37,7 +38,7 @@ func (s *stack) statusOf(path string) int {
 
 func TestNoSinceMakesTheEdgeFailOrWarn(t *testing.T) {
 	core, logs := observer.New(zapcore.WarnLevel)
-	s := startEdgeLogging(t, zap.New(core), nil)
+	s := startEdgeLogging(t, zap.New(core), func(cfg *config.Config) { cfg.Edge.Limits.HalfOpenPerAddress = 0 })
 	p := s.remember("open-app", 10)
 	noWarnings := func() {
 		t.Helper()
@@ -82,7 +83,7 @@ func TestNoSinceMakesTheEdgeFailOrWarn(t *testing.T) {
 func TestRefusalsThatClientsCauseAreLoggedAFewTimesASecond(t *testing.T) {
 	const requests = 200
 	core, logs := observer.New(zapcore.WarnLevel)
-	s := startEdgeLogging(t, zap.New(core), nil)
+	s := startEdgeLogging(t, zap.New(core), func(cfg *config.Config) { cfg.Edge.Limits.HalfOpenPerAddress = 0 })
 	s.nats.Down()
 	var all sync.WaitGroup
 	for range requests { // each waits for a while, in case NATS comes back
