@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 
 // late is how long an event may take while everything happens at once on a machine that runs
 // other tests, too. An edge whose writers are parked takes many times as long.
-const late = 4 * time.Second
+const late = 2 * time.Second
 
 func TestHonestClientsNoticeNoAttack(t *testing.T) {
 	edge := filepath.Join(t.TempDir(), "canopy-edge")
