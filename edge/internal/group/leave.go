@@ -11,9 +11,11 @@ import (
 // leave begins the end of a membership, or ends it.
 func (r *rotation) leave(m *Member, grace bool, now time.Duration) {
 	switch m.state {
-	case joining:
-		m.state = left
-		r.done.ended = append(r.done.ended, m)
+	case joining, early:
+		m.state = early
+		if !grace {
+			r.endEarly(m)
+		}
 		return
 	case left:
 		return
@@ -30,6 +32,12 @@ func (r *rotation) leave(m *Member, grace bool, now time.Duration) {
 	if !grace || m.flight.len() == 0 {
 		r.end(m, now)
 	}
+}
+
+// endEarly ends a membership that began with no open socket.
+func (r *rotation) endEarly(m *Member) {
+	m.state = left
+	r.done.ended = append(r.done.ended, m)
 }
 
 // end gives back what m has not acknowledged: to the other members, or to JetStream if

@@ -31,6 +31,7 @@ type Socket interface {
 // states of a member
 const (
 	joining = iota // its socket is not open yet
+	early          // nor is this one's, which was closed already: a close frame can be written once it opens
 	ready
 	slow    // it owes an answer for too long, and is passed over until it gives one
 	leaving // it gets nothing more, and may still acknowledge what it has

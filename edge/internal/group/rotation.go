@@ -116,11 +116,13 @@ func newRotation(l limits, r *room) rotation { return rotation{limits: l, room: 
 
 // open lets m have its turn, as the last one of this round.
 func (r *rotation) open(m *Member) {
-	if m.state != joining {
-		return
+	switch m.state {
+	case joining:
+		r.members++
+		r.enter(m)
+	case early:
+		r.endEarly(m)
 	}
-	r.members++
-	r.enter(m)
 }
 
 // enter puts m into the ring.

@@ -523,3 +523,22 @@ func TestOneGroupLeavesRoomForOthers(t *testing.T) {
 	s.events(2, 2)
 	s.want("events", s.got[s.members[0]], []uint64{1, 2})
 }
+
+func TestASocketThatIsClosedBeforeItOpensIsDetachedWhenItDoes(t *testing.T) {
+	for name, then := range map[string]func(*rotation, *Member){
+		"it opens":      func(r *rotation, m *Member) { r.open(m) },
+		"it never does": func(r *rotation, m *Member) { r.leave(m, false, 0) },
+	} {
+		s := newStand(t, 0)
+		m := &Member{socket: &plainSocket{}}
+		s.r.leave(m, true, s.now)
+		if n := len(s.r.done.ended); n != 0 {
+			t.Errorf("%s: it was detached before, when no close frame could be written", name)
+		}
+		then(&s.r, m)
+		then(&s.r, m) // both may be said again
+		if n := len(s.r.done.ended); n != 1 || s.r.members != 0 {
+			t.Errorf("%s: it was detached %d times, and there are %d members", name, n, s.r.members)
+		}
+	}
+}
