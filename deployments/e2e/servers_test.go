@@ -81,10 +81,9 @@ func startNodes(t *testing.T) *nodes {
 	t.Helper()
 	const size = 3
 	c := &nodes{t: t}
-	ports := freePorts(t, 2*size)
 	for i := range size {
 		c.list = append(c.list, &node{
-			name: fmt.Sprintf("node-%d", i), file: filepath.Join(t.TempDir(), "nats.conf"), client: ports[2*i], peer: ports[2*i+1],
+			name: fmt.Sprintf("node-%d", i), file: filepath.Join(t.TempDir(), "nats.conf"), client: natstest.FreePort(t), peer: natstest.FreePort(t),
 		})
 	}
 	for _, n := range c.list {
@@ -225,18 +224,4 @@ func (c *nodes) countRoutes() (n int) {
 		n += one.monitor("routez", "num_routes")[0]
 	}
 	return n
-}
-
-// freePorts gives ports that nobody listened at a moment ago.
-func freePorts(t *testing.T, n int) (ports []int) {
-	t.Helper()
-	for range n {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = listener.Close() }() // only when all are found, so that they differ
-		ports = append(ports, listener.Addr().(*net.TCPAddr).Port)
-	}
-	return ports
 }

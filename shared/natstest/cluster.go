@@ -3,7 +3,6 @@ package natstest
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/url"
 	"strings"
 	"testing"
@@ -38,7 +37,7 @@ func StartCluster(t testing.TB) *Cluster {
 	c := &Cluster{t: t}
 	var ports []int
 	for range nodes {
-		ports = append(ports, freePort(t))
+		ports = append(ports, FreePort(t))
 	}
 	for i := range nodes {
 		s := &Server{t: t, opts: options(t)}
@@ -82,17 +81,6 @@ func (c *Cluster) eachRoute(node int, do func(*Proxy)) {
 			do(c.routes[other][node])
 		}
 	}
-}
-
-// freePort gives a port that nobody listened at a moment ago.
-func freePort(t testing.TB) int {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatalf("find a free port: %v", err)
-	}
-	defer func() { _ = listener.Close() }()
-	return listener.Addr().(*net.TCPAddr).Port
 }
 
 // URL is where clients connect: all nodes, separated by commas.

@@ -45,7 +45,7 @@ func Start(t testing.TB, change ...func(*server.Options)) *Server {
 
 func options(t testing.TB) server.Options {
 	return server.Options{
-		Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(),
+		Host: "127.0.0.1", Port: FreePort(t), JetStream: true, StoreDir: t.TempDir(),
 		NoLog: true, NoSigs: true, MaxPayload: 8 << 20, MaxPending: 256 << 20,
 	}
 }
@@ -61,9 +61,6 @@ func (s *Server) Up() {
 	srv.Start()
 	if !srv.ReadyForConnections(patience) {
 		s.t.Fatalf("NATS server is not ready after %s", patience)
-	}
-	if s.opts.Port == server.RANDOM_PORT {
-		s.opts.Port = opts.Port
 	}
 	s.srv = srv
 }
