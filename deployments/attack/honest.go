@@ -11,9 +11,11 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/coder/websocket"
 	"golang.org/x/sync/errgroup"
@@ -176,9 +178,11 @@ func parseEvent(counter *drain.Counter, payload []byte) (e arrival) {
 	now := time.Now()
 	var rest []byte
 	e.number, rest = counter.Read(payload)
-	var at int64
-	if _, err := fmt.Sscanf(string(rest[:min(len(rest), 32)]), `,"at":%d`, &at); err == nil {
-		e.age = now.Sub(time.Unix(0, at))
+	if text, ok := bytes.CutPrefix(rest, []byte(`,"at":`)); ok {
+		digits := bytes.IndexFunc(text, func(r rune) bool { return !unicode.IsDigit(r) })
+		if at, err := strconv.ParseInt(string(text[:max(0, digits)]), 10, 64); err == nil {
+			e.age = now.Sub(time.Unix(0, at))
+		}
 	}
 	if _, tail, ok := bytes.Cut(payload, []byte(`"cursor":"`)); ok {
 		cursor, _, _ := bytes.Cut(tail, []byte(`"`))

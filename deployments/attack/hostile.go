@@ -13,6 +13,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -31,7 +32,6 @@ const (
 	addresses = 8 // of attackers, 127.0.66.1 and up
 
 	hostilePatience = 20 * time.Second
-	lowestPriority  = 19
 	receiveBuffer   = 4 << 10 // of those who do not read: so that their kernel takes little
 
 	pause = 20 * time.Millisecond // between two attempts of one attacker
@@ -95,7 +95,7 @@ func forge(token string) []string {
 
 // serveHostile is the attackers' process.
 func serveHostile(in io.Reader, out io.Writer) error {
-	if err := unix.Setpriority(unix.PRIO_PROCESS, 0, lowestPriority); err != nil {
+	if err := yieldToAll(); err != nil {
 		return fmt.Errorf("take the lowest priority: %w", err)
 	}
 	var c *campaign
@@ -109,6 +109,31 @@ func serveHostile(in io.Reader, out io.Writer) error {
 		}
 		return nil, fmt.Errorf("%s: not now", o.Do)
 	})
+}
+
+// yieldToAll has this process run only when no other one wants to. To Linux that is a thread's,
+// and threads get it from the one that makes them.
+func yieldToAll() error {
+	for done := map[string]bool{}; ; {
+		tasks, err := os.ReadDir("/proc/self/task")
+		if err != nil {
+			return err
+		}
+		before := len(done)
+		for _, task := range tasks {
+			id, err := strconv.Atoi(task.Name())
+			if err != nil || done[task.Name()] {
+				continue
+			}
+			if err := unix.SchedSetAttr(id, &unix.SchedAttr{Policy: unix.SCHED_IDLE}, 0); err != nil {
+				return err
+			}
+			done[task.Name()] = true
+		}
+		if len(done) == before {
+			return nil
+		}
+	}
 }
 
 // campaign is all attackers at work.

@@ -145,9 +145,7 @@ func (e *edge) open(ctx context.Context) error {
 	e.hub = feed.New(feed.Config{
 		Buffers: e.cfg.Edge.Buffers, Held: e.engine.Held, Press: e.engine.Press, Resharded: e.breaks,
 		Others: []*nats.Conn{e.members}, Deflater: e.deflater,
-		Allowance: feed.Allowance{
-			EventsPerMinute: limits.ReplayEventsPerMinute, Over: session.NewOverLimit(reg, "replay_events_per_minute"),
-		},
+		Allowance: allowance(limits.ReplayEventsPerMinute, session.NewOverLimit(reg, "replay_events_per_minute")),
 	}, e.feeds, e.requests, e.log, reg)
 	e.repairs.Store(e.hub)
 	if err := e.openGroups(reg); err != nil {

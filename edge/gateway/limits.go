@@ -9,6 +9,8 @@ import (
 	"golang.org/x/time/rate"
 
 	"canopy/edge/internal/authn"
+	"canopy/edge/internal/feed"
+	"canopy/edge/internal/procs"
 	"canopy/edge/internal/session"
 	"canopy/shared/config"
 )
@@ -185,5 +187,23 @@ func (q *quota[K]) give(k K) {
 	defer q.mu.Unlock()
 	if q.held[k]--; q.held[k] == 0 {
 		delete(q.held, k)
+	}
+}
+
+// What is read from the log for sockets with since: a reader gets what it may have in a
+// replayBurst of a minute at once, and all of them together so many events a second for each
+// core, which takes about a quarter of it.
+const (
+	replayBurst   = 20
+	replayPerCore = 25_000
+)
+
+func allowance(perMinute int, over prometheus.Counter) feed.Allowance {
+	if perMinute == 0 {
+		return feed.Allowance{}
+	}
+	return feed.Allowance{
+		EventsPerMinute: perMinute, AtOnce: perMinute / replayBurst,
+		EventsPerSecond: replayPerCore * procs.Workers(), Over: over,
 	}
 }

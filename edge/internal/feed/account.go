@@ -26,6 +26,10 @@ const (
 	// soughtCost is one event that the stream has to look for, since others' lie between.
 	soughtCost = 8 * eventCost
 
+	// vainFactor is how much more a block costs that was read for nothing, since the filters let
+	// nothing of it pass: whoever asks for what he does not take has nothing else to bound him.
+	vainFactor = 4
+
 	// blockCost is a block in memory of which a filter lets nothing pass, however few its
 	// events are. skipsPerGrain are the events that it passes over where something is left.
 	blockCost     = eventCost / 2
@@ -35,12 +39,20 @@ const (
 // refillEvery is how often is looked whether sockets may go on that wait for their accounts.
 const refillEvery = 100 * time.Millisecond
 
-// Allowance bounds how much one reader has read from the log: whoever opens sockets, however
-// many they are.
+// releases is how often in a second the sockets of an account go on that has used up its budget:
+// seldom, so that they go on together, and not so seldom that others notice.
+const releases = 5
+
+// Allowance bounds how much one reader has read from the log, whoever opens sockets, however
+// many they are, and how much all of them have.
 type Allowance struct {
-	// EventsPerMinute is how many events a reader may have read in a minute, and at once after
-	// a while without. 0 means any number.
+	// EventsPerMinute is how many events a reader may have read in a minute. 0 means any number.
 	EventsPerMinute int
+	// AtOnce is how many of these at once, after a while without. 0 means all.
+	AtOnce int
+	// EventsPerSecond is how many all readers together have read, and at once after a second
+	// without; then they wait for their turns. 0 means any number.
+	EventsPerSecond int
 	// Over, if not nil, counts the sockets that had to wait.
 	Over prometheus.Counter
 }
@@ -61,8 +73,9 @@ type account struct {
 //
 // Any goroutine may call it. Its lock comes last.
 type accounts struct {
-	rate  rate.Limit // grains a second; 0: any number
-	burst int
+	rate  rate.Limit    // grains a second; 0: any number
+	burst int           // grains
+	whole *rate.Limiter // of all readers, in grains; nil: any number
 	over  prometheus.Counter
 	turns atomic.Uint64
 	wait  chan struct{} // has room for one: some socket waits
@@ -75,11 +88,18 @@ type accounts struct {
 
 func newAccounts(b Allowance) *accounts {
 	const minute = 60
-	return &accounts{
-		rate: rate.Limit(float64(b.EventsPerMinute) * eventCost / minute), burst: b.EventsPerMinute * eventCost,
+	if b.AtOnce == 0 {
+		b.AtOnce = b.EventsPerMinute
+	}
+	s := &accounts{
+		rate: rate.Limit(float64(b.EventsPerMinute) * eventCost / minute), burst: b.AtOnce * eventCost,
 		over: b.Over, wait: make(chan struct{}, 1),
 		all: map[string]*account{}, short: map[*account]struct{}{},
 	}
+	if b.EventsPerSecond > 0 {
+		s.whole = rate.NewLimiter(rate.Limit(b.EventsPerSecond*eventCost), b.EventsPerSecond*eventCost)
+	}
+	return s
 }
 
 // open gives the account of a reader. It stays until leave.
@@ -119,12 +139,30 @@ func (s *accounts) forget(now time.Time) {
 // serve notes that a has its turn now.
 func (s *accounts) serve(a *account) { a.served.Store(s.turns.Add(1)) }
 
-// charge takes so many grains from a's budget. It is never short of more than comes back
-// within a minute.
+// charge takes so many grains from a's budget, and from that of all. Neither is ever short of
+// more than twice what it gives at once.
 func (s *accounts) charge(a *account, grains int, now time.Time) {
-	if a.budget != nil && a.budget.TokensAt(now) > -float64(s.burst) {
-		a.budget.ReserveN(now, min(grains, s.burst))
+	if a.budget != nil {
+		take(a.budget, grains, now)
 	}
+	if s.whole != nil {
+		take(s.whole, grains, time.Now())
+	}
+}
+
+func take(budget *rate.Limiter, grains int, now time.Time) {
+	if burst := budget.Burst(); budget.TokensAt(now) > -float64(burst) {
+		budget.ReserveN(now, min(grains, burst))
+	}
+}
+
+// rest is how long nothing more may be read for anybody.
+func (s *accounts) rest() time.Duration {
+	if s.whole == nil {
+		return 0
+	}
+	owed := -s.whole.Tokens()
+	return time.Duration(owed / float64(s.whole.Limit()) * float64(time.Second))
 }
 
 // isOver says whether a has used up its budget.
@@ -172,13 +210,13 @@ func (s *accounts) unpark(x *replay) {
 	}
 }
 
-// release gives the sockets that may go on: all of an account that has a second's worth again,
+// release gives the sockets that may go on: all of an account that has enough again,
 // so that those which stand at one place share what is read for them. more says that others
 // still wait.
 func (s *accounts) release(now time.Time) (list []*replay, more bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	enough := min(float64(s.rate), float64(s.burst)/2)
+	enough := min(float64(s.rate)/releases, float64(s.burst)/2)
 	for a := range s.short {
 		if a.budget.TokensAt(now) < enough {
 			continue

@@ -57,7 +57,7 @@ var nothing = Filter{Device: "none", ByDevice: true}
 
 func TestAReaderOverItsBudgetWaitsAndOthersDoNot(t *testing.T) {
 	const events, perMinute = 6000, 3000
-	h, js, clock := startBudgetedHub(t, perMinute, roomy)
+	h, js, clock := startBudgetedHub(t, vainFactor*perMinute, roomy) // he takes none of them
 	log := fill(t, js, events)
 	greedy := resumeFor(t, h, "greedy", nothing, event.Cursor{Log: log})
 	await(t, "the greedy one waits", func() bool { return h.accounts.waiting() == 1 })

@@ -136,6 +136,7 @@ func New(cfg Config, feeds, requests *nats.Conn, log *zap.Logger, reg prometheus
 		failed: errors.New("the streams are not known yet"), accounts: newAccounts(cfg.Allowance),
 	}
 	h.reads = newTurns(h.accounts, 1, replaysAtOnce)
+	h.reads.rest = h.accounts.rest
 	h.asks = newTurns(h.accounts, 1, math.MaxInt)
 	h.stats = newMetrics(reg, h)
 	h.history.requests = h.stats.requests

@@ -40,6 +40,10 @@ type replayer struct {
 	aside   bool      // it has just read one
 	scratch []byte
 
+	paid    int        // what the block cost that is served, if it was read for that
+	payers  []*account // who paid, in equal parts
+	written int        // events of it
+
 	word   streamWord // of the leader
 	newest lastWord
 	round  time.Time // when those that enter now were taken from the queue
@@ -114,6 +118,7 @@ func (p *replayer) sift() {
 // step takes one block, if there is one yet, and writes it to whoever stands within it.
 func (p *replayer) step(ctx context.Context) error {
 	f := p.feed
+	p.paid, p.payers, p.written = 0, p.payers[:0], 0
 	b, err := p.nextBlock(ctx)
 	if errors.Is(err, errOtherLog) {
 		f.hub.suspect(f.shard)
@@ -126,6 +131,9 @@ func (p *replayer) step(ctx context.Context) error {
 		return err
 	}
 	p.serveAll(ctx, b)
+	if p.written == 0 {
+		p.pay((vainFactor - 1) * p.paid)
+	}
 	f.hub.kept.count(f, b)
 	return nil
 }
@@ -254,18 +262,24 @@ func (p *replayer) read(ctx context.Context, after event.Cursor) (*block, error)
 // charge has the readers pay for a read, in equal parts, who have sockets within what it
 // brought; the one for whom it was made, if it brought nothing or they are gone.
 func (p *replayer) charge(ctx context.Context, after event.Cursor, b *block, cost int) {
-	now, all := p.feed.hub.now(), p.feed.hub.accounts
-	within := map[*account]struct{}{}
+	p.payers = p.payers[:0]
 	for _, x := range p.waiting {
-		if c := x.reader.Cursor(); b != nil && c.Log == after.Log && c.Sequence >= after.Sequence && c.Sequence < b.through {
-			within[x.account] = struct{}{}
+		c := x.reader.Cursor()
+		within := b != nil && c.Log == after.Log && c.Sequence >= after.Sequence && c.Sequence < b.through
+		if within && !slices.Contains(p.payers, x.account) {
+			p.payers = append(p.payers, x.account)
 		}
 	}
-	if len(within) == 0 {
-		within[accountOf(ctx)] = struct{}{}
+	if len(p.payers) == 0 {
+		p.payers = append(p.payers, accountOf(ctx))
 	}
-	for a := range within {
-		all.charge(a, cost/len(within), now)
+	p.paid += cost
+	p.pay(cost)
+}
+
+func (p *replayer) pay(cost int) {
+	for _, a := range p.payers {
+		p.feed.hub.accounts.charge(a, cost/len(p.payers), p.feed.hub.now())
 	}
 }
 
@@ -315,6 +329,7 @@ func (p *replayer) serve(ctx context.Context, x *replay, b *block) bool {
 	defer func() {
 		walked := b.behind(r.seq.Load()) - b.behind(at.Sequence)
 		p.feed.hub.accounts.charge(x.account, passCost(walked, written), p.feed.hub.now())
+		p.written += written
 	}()
 	for {
 		if !p.feed.hub.awaitRoom(ctx) {

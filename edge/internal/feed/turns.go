@@ -3,6 +3,7 @@ package feed
 import (
 	"context"
 	"sync"
+	"time"
 )
 
 // turns lets only so many at a time do something with a stream, and with all streams. Of
@@ -12,13 +13,15 @@ import (
 // Any goroutine may call it. Its lock comes last.
 type turns struct {
 	accounts  *accounts
-	each, all int // how many at a time, of one stream and of all
+	each, all int                  // how many at a time, of one stream and of all
+	rest      func() time.Duration // for how long nobody may go; nil: 0
 
 	mu      sync.Mutex
 	under   map[int]int // turns under way, by shard
 	total   int         // of them
 	waiting map[*turn]struct{}
 	came    uint64
+	resting bool // a timer will go on
 }
 
 // turn is one that waits, or that has its turn until it ends.
@@ -73,7 +76,10 @@ func (t *turns) end(x *turn) {
 
 // grant begins as many turns as there may be. mu is held.
 func (t *turns) grant() {
-	for t.total < t.all {
+	for t.total < t.all && len(t.waiting) > 0 {
+		if t.rests() {
+			return
+		}
 		var next *turn
 		var who *account
 		var since uint64
@@ -98,6 +104,28 @@ func (t *turns) grant() {
 		t.accounts.serve(who)
 		next.granted <- who
 	}
+}
+
+// rests says whether nobody may go now, and has grant called when somebody may. mu is held.
+func (t *turns) rests() bool {
+	if t.resting {
+		return true
+	}
+	if t.rest == nil {
+		return false
+	}
+	rest := t.rest()
+	if rest <= 0 {
+		return false
+	}
+	t.resting = true
+	time.AfterFunc(rest, func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.resting = false
+		t.grant()
+	})
+	return true
 }
 
 // do runs f in a turn of a, which waits behind a's own questions before it does so for one:

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 // granted says whose turn x is now, nil if it waits.
@@ -90,4 +92,28 @@ func TestAQuestionThatNobodyWaitsForAnyMoreIsNotPut(t *testing.T) {
 		t.Errorf("it ended with %v, %d wait", err, len(turns.waiting))
 	}
 	turns.end(running)
+}
+
+func TestAllReadersTogetherHaveSoManyEventsReadASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const perSecond, events = 1000, 250
+		all := newAccounts(Allowance{EventsPerSecond: perSecond})
+		turns := newTurns(all, 1, 2)
+		turns.rest = all.rest
+		reader := map[bool]*account{false: all.open("one"), true: all.open("another")}
+		began, n := time.Now(), 0
+		for ; time.Since(began) < 10*time.Second; n++ {
+			a := reader[n%2 == 0]
+			x := turns.ask(n, a)
+			<-x.granted
+			all.charge(a, events*eventCost, time.Now())
+			turns.end(x)
+		}
+		if total := n * events; total < 10*perSecond || total > 11*perSecond+2*events {
+			t.Errorf("%d events were read in 10 s, want %d and %d at once", total, 10*perSecond, perSecond)
+		}
+		if len(turns.waiting) != 0 || turns.total != 0 {
+			t.Errorf("%d turns are left", len(turns.waiting)+turns.total)
+		}
+	})
 }
