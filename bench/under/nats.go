@@ -60,7 +60,7 @@ func ServeNATS(in io.Reader, out io.Writer) error {
 		s, err := server.NewServer(&server.Options{
 			Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: q.Store,
 			NoSigs: true, NoLog: true, MaxPayload: 8 << 20, MaxPending: 256 << 20,
-			PingInterval: 10 * time.Second, MaxPingsOut: 2,
+			PingInterval: 10 * time.Second, MaxPingsOut: 2, SyncInterval: 10 * time.Second,
 			Websocket: server.WebsocketOpts{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoTLS: true},
 		})
 		if err != nil {

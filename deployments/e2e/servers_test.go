@@ -121,7 +121,7 @@ ping_interval: "10s"
 ping_max: 2
 max_pending: 256MB
 max_payload: 8MB
-jetstream { store_dir: %q, max_file_store: 64GB }
+jetstream { store_dir: %q, max_file_store: 64GB, sync_interval: 10s }
 cluster { name: storm, listen: 127.0.0.1:%d, no_advertise: true, advertise: "127.0.0.1:1", pool_size: -1, routes: [%s] }
 `, n.name, n.client, filepath.Join(filepath.Dir(n.file), "store"), n.peer, strings.Join(routes, ", "))
 	if err := os.WriteFile(n.file, []byte(text), 0o600); err != nil {

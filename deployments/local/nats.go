@@ -17,6 +17,7 @@ const (
 	natsMaxPingsOut  = 2
 	natsMaxPending   = 256 << 20
 	natsMaxPayload   = 8 << 20
+	natsSyncInterval = 10 * time.Second
 
 	// The server would refuse streams whose bounds exceed three quarters of the free disk.
 	// Here those bounds are a limit, not a plan.
@@ -45,6 +46,7 @@ func runNATS(ctx context.Context, addr, dir string, log *zap.Logger, ready func(
 		MaxPingsOut:       natsMaxPingsOut,
 		MaxPending:        natsMaxPending,
 		MaxPayload:        natsMaxPayload,
+		SyncInterval:      natsSyncInterval,
 	})
 	if err != nil {
 		return fmt.Errorf("make server: %w", err)
