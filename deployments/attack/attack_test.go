@@ -65,3 +65,28 @@ func TestAnAttackNeedsAKindThatThereIs(t *testing.T) {
 		t.Errorf("got %v, want an error that names it", err)
 	}
 }
+
+func TestAnAttackOfWhichNoConnectionCameAnywhereDidNotTakePlace(t *testing.T) {
+	for took, outcomes := range map[bool]map[string]int{
+		false: {cutShort: 3, failed: 10, timedOut: 1, "429": 0},
+		true:  {cutShort: 3, failed: 10, opened: 1},
+	} {
+		r := report{outcomes: map[string]map[string]int{"pings": outcomes}}
+		if err := r.fault(options{}); (err == nil) != took {
+			t.Errorf("%v: %v", outcomes, err)
+		}
+	}
+}
+
+func TestAnEdgeThatIsSilentForTheWholeAttackFails(t *testing.T) {
+	const usual, silence = 20 * time.Millisecond, 15 * time.Second
+	sides := map[string]string{"plain": ""}
+	r := report{quiet: phase{sight: newSight(sides)}, attack: phase{sight: newSight(sides), edges: map[string]cost{"plain": {}}}}
+	r.quiet.latency["plain"].Record(usual)
+	later := newSight(sides)
+	later.latency["plain"].Record(silence)
+	r.attack.add(later)
+	if err := r.fault(options{factor: 2}); err == nil || !strings.Contains(err.Error(), "p99 was 15s") {
+		t.Errorf("got %v, want that events were late", err)
+	}
+}

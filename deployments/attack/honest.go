@@ -66,6 +66,15 @@ func newSight(sides map[string]string) sight {
 	return s
 }
 
+// add counts what was seen later, too.
+func (s *sight) add(later sight) {
+	for name, l := range later.latency {
+		s.latency[name].Add(l)
+	}
+	s.resumes.Add(&later.resumes)
+	s.failed = append(s.failed, later.failed...)
+}
+
 // listener is one socket. Its counters belong to honest.mu.
 type listener struct {
 	side            string

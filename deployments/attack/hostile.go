@@ -156,8 +156,8 @@ func begin(o orders) *campaign {
 		name := o.Attacks[i%len(o.Attacks)]
 		// One after the other of a kind takes the other edge, and each address has all kinds.
 		turn := i / len(o.Attacks)
-		a := &attacker{campaign: c, secure: turn%2 == 1, address: net.IPv4(127, 0, 66, byte(1+turn/2%addresses)), turn: turn}
-		c.work.Go(func() { a.work(ctx, name) })
+		a := &attacker{campaign: c, kind: name, secure: turn%2 == 1, address: net.IPv4(127, 0, 66, byte(1+turn/2%addresses)), turn: turn}
+		c.work.Go(func() { a.work(ctx) })
 	}
 	return c
 }
@@ -178,23 +178,24 @@ func (c *campaign) note(kind, outcome string) {
 // attacker is one connection at a time.
 type attacker struct {
 	campaign *campaign
+	kind     string
 	secure   bool // it attacks the edge with TLS
 	address  net.IP
 	turn     int
 }
 
 // work attacks again and again until ctx ends.
-func (a *attacker) work(ctx context.Context, kind string) {
-	attack := kinds[kind]
+func (a *attacker) work(ctx context.Context) {
+	attack := kinds[a.kind]
 	for ctx.Err() == nil {
 		outcome, err := attack(ctx, a)
 		if ctx.Err() != nil && err != nil {
-			outcome, err = "cut short by the end", nil
+			outcome, err = cutShort, nil
 		}
 		if err != nil {
 			outcome = reason(err)
 		}
-		a.campaign.note(kind, outcome)
+		a.campaign.note(a.kind, outcome)
 		select {
 		case <-ctx.Done():
 		case <-time.After(pause):
@@ -209,9 +210,28 @@ func reason(err error) string {
 	case errors.Is(err, unix.ECONNRESET), errors.Is(err, unix.EPIPE), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return "cut off"
 	case errors.As(err, &timeout) && timeout.Timeout():
-		return "timed out"
+		return timedOut
 	}
-	return "failed"
+	return failed
+}
+
+const opened = "opened" // noted besides what becomes of the socket
+
+// What became of connections that do not show that an attack took place.
+const (
+	cutShort = "cut short by the end"
+	timedOut = "timed out"
+	failed   = "failed"
+)
+
+// tookPlace says whether some connection of an attack came as far as the edge's answer.
+func tookPlace(outcomes map[string]int) bool {
+	for outcome, n := range outcomes {
+		if n > 0 && outcome != cutShort && outcome != timedOut && outcome != failed {
+			return true
+		}
+	}
+	return false
 }
 
 // tied is a connection that ends with a context at the latest.
@@ -273,6 +293,7 @@ func (a *attacker) open(ctx context.Context, target, token string, buffer int) (
 	}
 	status, err := a.ask(conn, target, token)
 	if err == nil && status == http.StatusSwitchingProtocols {
+		a.campaign.note(a.kind, opened)
 		return conn, "", nil
 	}
 	_ = conn.Close()

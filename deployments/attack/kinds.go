@@ -68,6 +68,7 @@ func keyUpdates(ctx context.Context, a *attacker) (string, error) {
 	if err != nil || status != http.StatusSwitchingProtocols {
 		return strconv.Itoa(status), err
 	}
+	a.campaign.note(a.kind, opened)
 	if err := conn.KeyUpdates(updates); err != nil {
 		return "", err
 	}

@@ -172,6 +172,7 @@ func run(ctx context.Context, o options, progress io.Writer) (r report, err erro
 		return r, err
 	}
 	r.honest = h.await(ctx, r.published)
+	r.attack.add(h.take()) // what came too late for that is the latest of all
 	r.logs = w.logs()
 	return r, nil
 }

@@ -73,8 +73,8 @@ func (r report) fault(o options) error {
 		}
 	}
 	for kind, outcomes := range r.outcomes {
-		if len(outcomes) == 0 {
-			errs = append(errs, fmt.Errorf("attack %s did not take place", kind))
+		if !tookPlace(outcomes) {
+			errs = append(errs, fmt.Errorf("attack %s did not take place: %v", kind, outcomes))
 		}
 	}
 	return errors.Join(errs...)
