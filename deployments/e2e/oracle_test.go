@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"iter"
 	"os"
 	"slices"
 	"strconv"
@@ -16,6 +17,11 @@ import (
 
 // scopes say to how many processes a fault is done.
 var scopes = []string{"one", "minority", "majority", "all"}
+
+// scopesOf are those of each part that are not the same: there are two ingests and two edges.
+var scopesOf = map[string][]string{
+	atNodes: {"one", "majority", "all"}, atIngests: {"one", "all"}, atEdges: {"one", "all"}, atKafka: {"all"},
+}
 
 // count is how many of n a scope is; 0 if there is no such number.
 func count(scope string, n int) int {
@@ -51,16 +57,23 @@ type trialPlan struct {
 	until  time.Time // further seeds follow until then
 	size   int       // NATS nodes; 0: as the seed has it
 	faults []chosen
+	alone  bool // each in turn, instead of some by chance
 	short  bool
+
+	bounded bool // the log forgets after some seconds
 }
 
-// planTrials reads CANOPY_TEST_ORACLE=seed[:minutes], CANOPY_TEST_ORACLE_NODES=1|3 and
-// CANOPY_TEST_ORACLE_FAULTS=name[@scope],…, which may be "all".
+// most is how many rounds one trial has, or how many faults in turn, in all scopes, so that the last look is not at too much.
+const most = 5
+
+// planTrials reads CANOPY_TEST_ORACLE=seed[:minutes], CANOPY_TEST_ORACLE_NODES=1|3,
+// CANOPY_TEST_ORACLE_FAULTS=name[@scope],…, which may be "all", CANOPY_TEST_ORACLE_ALONE=1 and
+// CANOPY_TEST_ORACLE_BOUNDED=1.
 func planTrials(t *testing.T) (p trialPlan) {
 	t.Helper()
 	text := os.Getenv("CANOPY_TEST_ORACLE")
 	if text == "" {
-		return trialPlan{seed: 1, size: 1, faults: chooseFaults(t, short), short: true}
+		return trialPlan{seed: 1, size: 1, faults: chooseFaults(t, short), alone: true, short: true}
 	}
 	seed, minutes, timed := strings.Cut(text, ":")
 	var err error
@@ -74,7 +87,8 @@ func planTrials(t *testing.T) (p trialPlan) {
 		}
 		p.until = time.Now().Add(time.Duration(m * float64(time.Minute)))
 	}
-	p.size = fromEnviron(t, "CANOPY_TEST_ORACLE_NODES", 0)
+	p.bounded = os.Getenv("CANOPY_TEST_ORACLE_BOUNDED") != ""
+	p.size, p.alone = fromEnviron(t, "CANOPY_TEST_ORACLE_NODES", 0), os.Getenv("CANOPY_TEST_ORACLE_ALONE") != ""
 	var names []string
 	switch text := os.Getenv("CANOPY_TEST_ORACLE_FAULTS"); text {
 	case "", "all":
@@ -107,7 +121,7 @@ func chooseFaults(t *testing.T, names []string) (list []chosen) {
 			list = append(list, chosen{allFaults[i], scope})
 			continue
 		}
-		for _, scope := range scopes {
+		for _, scope := range scopesOf[allFaults[i].part] {
 			list = append(list, chosen{allFaults[i], scope})
 		}
 	}
@@ -119,61 +133,96 @@ func chooseFaults(t *testing.T, names []string) (list []chosen) {
 func TestOracleFindsNothingMissingRepeatedOrOutOfOrderUnderFaults(t *testing.T) {
 	p := planTrials(t)
 	for seed := p.seed; ; seed++ {
-		size := p.size
-		if size == 0 {
-			size = 1 + 2*int(seed%2)
+		for faults := range p.parts() {
+			t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) { p.run(t, seed, faults) })
+			if t.Failed() {
+				return
+			}
 		}
-		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
-			defer func() {
-				if t.Failed() && !p.short {
-					t.Logf("to run it again: CANOPY_TEST_ORACLE=%d CANOPY_TEST_ORACLE_NODES=%d CANOPY_TEST_ORACLE_FAULTS=%s go test ./deployments/e2e -run Oracle -v",
-						seed, size, os.Getenv("CANOPY_TEST_ORACLE_FAULTS"))
-				}
-			}()
-			p.run(t, seed, size)
-		})
-		if t.Failed() || !time.Now().Before(p.until) {
+		if !time.Now().Before(p.until) {
 			return
 		}
 	}
 }
 
-// run is one trial: each round has one fault, or several at once.
-func (p trialPlan) run(t *testing.T, seed uint64, size int) {
-	r := startTrial(t, seed, size)
+// parts are the faults of each trial.
+func (p trialPlan) parts() iter.Seq[[]chosen] {
+	if p.alone {
+		return slices.Chunk(p.faults, most*len(scopes))
+	}
+	return slices.Values([][]chosen{p.faults})
+}
+
+// run is one trial: rounds with one fault each, or several at once.
+func (p trialPlan) run(t *testing.T, seed uint64, faults []chosen) {
+	size := p.size
+	if size == 0 {
+		size = 1 + 2*int(seed%2)
+	}
+	defer func() {
+		if t.Failed() {
+			t.Log("to run it again: " + p.command(seed, size, faults))
+		}
+	}()
+	var environ []string
+	if p.bounded {
+		environ = append(environ, "INGEST__RETENTION__EVENTS_PER_APPLICATION="+strconv.Itoa(3*trialRate))
+	}
+	r := startTrial(t, seed, size, environ...)
+	r.forgot.Store(p.bounded)
 	r.flow(trialRate)
 	if !r.delivered() {
 		t.Fatal("no events come before any fault")
 	}
 	began := time.Now()
-	if p.short {
-		for _, c := range p.faults {
+	switch {
+	case p.short:
+		for _, c := range faults {
 			r.round([]chosen{c}, time.Second)
 		}
-	}
-	for n := 0; !p.short && n < 5; n++ {
-		r.round(r.choose(p.faults), time.Duration(2000+r.random.IntN(3000))*time.Millisecond)
+	case p.alone:
+		for _, c := range faults {
+			if r.targets(c) == nil {
+				t.Logf("%s: there are not so many", c)
+				continue
+			}
+			r.round([]chosen{c}, 3*time.Second)
+		}
+	default:
+		for range most {
+			r.round(r.choose(faults), time.Duration(2000+r.random.IntN(3000))*time.Millisecond)
+		}
 	}
 	v := r.judge()
 	t.Logf("seed %d, %d NATS nodes, %.0f s of faults: %d records in Kafka; %v; %d sockets, of which %d closed",
 		seed, size, time.Since(began).Seconds(), r.load.acked.Load(), v, r.clients.dials, r.clients.closes)
-	for _, reason := range oracle.Reasons {
-		if v.Gaps[reason] == 0 {
-			t.Logf("no gap event with reason %s came in this run: it is not tested by it", reason)
-		}
+	if never := slices.DeleteFunc(slices.Clone(oracle.Reasons), func(reason string) bool { return v.Gaps[reason] > 0 }); len(never) > 0 {
+		t.Logf("no gap event with the reasons %v came in this run, which says nothing about them", never)
 	}
 	for _, f := range v.Faults {
 		t.Error(f)
 	}
-	if v.Named > 0 && !r.forgot {
+	if v.Named > 0 && !r.forgot.Load() {
 		t.Errorf("%d records were only named by gap events, although Kafka and the log's bounds held all of them", v.Named)
 	}
 	if v.Broken() {
-		for _, o := range slices.Concat(r.ingests, r.edges) {
-			text := o.text()
-			t.Logf("%s said last: %s", o.kind, text[max(0, len(text)-1500):])
-		}
+		r.tell()
 	}
+}
+
+// command runs a trial again.
+func (p trialPlan) command(seed uint64, size int, faults []chosen) string {
+	if p.short {
+		return "go test ./deployments/e2e -run Oracle -v"
+	}
+	alone, names := "", os.Getenv("CANOPY_TEST_ORACLE_FAULTS")
+	if p.alone {
+		alone, names = " CANOPY_TEST_ORACLE_ALONE=1", strings.Trim(strings.ReplaceAll(fmt.Sprint(faults), " ", ","), "[]")
+	}
+	if p.bounded {
+		alone += " CANOPY_TEST_ORACLE_BOUNDED=1"
+	}
+	return fmt.Sprintf("CANOPY_TEST_ORACLE=%d CANOPY_TEST_ORACLE_NODES=%d CANOPY_TEST_ORACLE_FAULTS=%s%s go test ./deployments/e2e -run Oracle -v", seed, size, names, alone)
 }
 
 // choose picks a fault by chance, and now and then further ones for other parts.
@@ -181,11 +230,11 @@ func (r *trial) choose(from []chosen) (list []chosen) {
 	for _, i := range r.random.Perm(len(from)) {
 		c := from[i]
 		taken := slices.ContainsFunc(list, func(o chosen) bool { return o.part == c.part })
-		if taken || r.targets(c) == nil {
+		if taken || r.targets(c) == nil || c.alone && len(list) > 0 {
 			continue
 		}
 		list = append(list, c)
-		if len(list) == 3 || r.random.IntN(2) == 0 {
+		if c.alone || len(list) == 3 || r.random.IntN(2) == 0 {
 			break
 		}
 	}
@@ -202,7 +251,7 @@ func (r *trial) rank(c chosen) int {
 func (r *trial) targets(c chosen) []int {
 	n := map[string]int{atNodes: len(r.cluster.list), atIngests: len(r.ingests), atEdges: len(r.edges), atKafka: 1}[c.part]
 	k := count(c.scope, n)
-	if k == 0 || strings.HasPrefix(c.name, "routes") && n == 1 {
+	if k == 0 || n == 1 && c.scope != "all" || strings.HasPrefix(c.name, "routes") && n == 1 {
 		return nil
 	}
 	return r.random.Perm(n)[:k]
@@ -215,7 +264,9 @@ func (r *trial) round(list []chosen, hold time.Duration) {
 	var ends []func() (string, bool)
 	for _, c := range list {
 		ends = append(ends, c.begin(r, r.targets(c)))
-		r.forgot = r.forgot || c.forgets
+		if c.forgets {
+			r.forgot.Store(true)
+		}
 	}
 	<-time.After(hold)
 	for i, c := range slices.Backward(list) {
@@ -228,6 +279,7 @@ func (r *trial) round(list []chosen, hold time.Duration) {
 	r.awaitStreams()
 	r.awaitReady()
 	if !r.delivered() {
-		r.world.t.Logf("events do not flow to every socket %v after %v", patience, list)
+		r.tell()
+		r.world.t.Errorf("events do not flow to every socket %v after %v", patience, list)
 	}
 }

@@ -175,7 +175,7 @@ func (c *client) opened(at time.Time) {
 		c.received[0].Open = true
 	} else {
 		s := oracle.Socket{Name: c.name, Application: c.all.r.app(applicationName(c.application)), Opened: at, Open: true}
-		if c.query == "since=earliest" {
+		if c.query == "since=earliest" && !c.all.r.forgot.Load() {
 			s.Opened = time.Time{}
 		}
 		if c.resumes {

@@ -20,6 +20,9 @@ type fault struct {
 	part  string // at most one fault of a part is under way
 	begin func(r *trial, on []int) (end func() (proof string, held bool))
 
+	// alone says that it waits for a moment that does not come under some other faults.
+	alone bool
+
 	// loses says that what NATS has acknowledged may be gone, forgets that Kafka need not bring
 	// it back: then gap events may name records for good.
 	loses, forgets bool
@@ -46,14 +49,14 @@ var allFaults = []fault{
 	{name: "store-flip", part: atNodes, loses: true, begin: (*trial).flipBits},
 	{name: "streams-delete", part: atNodes, loses: true, forgets: true, begin: (*trial).deleteStreams},
 	{name: "ingest-kill", part: atIngests, begin: func(r *trial, on []int) func() (string, bool) { return r.killTiers(r.ingests, on) }},
-	{name: "ingest-kill-uncommitted", part: atIngests, begin: (*trial).killUncommitted},
+	{name: "ingest-kill-uncommitted", part: atIngests, alone: true, begin: (*trial).killUncommitted},
 	{name: "ingest-pause", part: atIngests, begin: func(r *trial, on []int) func() (string, bool) { return r.pauseTiers(r.ingests, on) }},
 	{name: "ingest-cut", part: atIngests, begin: func(r *trial, on []int) func() (string, bool) { return r.cutTiers(r.ingests, on) }},
 	{name: "ingest-slow", part: atIngests, begin: func(r *trial, on []int) func() (string, bool) { return r.slowTiers(r.ingests, on) }},
 	{name: "ingest-lossy", part: atIngests, begin: func(r *trial, on []int) func() (string, bool) { return r.losePackets(r.ingests, on) }},
 	{name: "edge-kill", part: atEdges, begin: func(r *trial, on []int) func() (string, bool) { return r.killTiers(r.edges, on) }},
-	{name: "edge-kill-replaying", part: atEdges, begin: (*trial).killReplaying},
-	{name: "edge-kill-in-flight", part: atEdges, begin: (*trial).killInFlight},
+	{name: "edge-kill-replaying", part: atEdges, alone: true, begin: (*trial).killReplaying},
+	{name: "edge-kill-in-flight", part: atEdges, alone: true, begin: (*trial).killInFlight},
 	{name: "edge-pause", part: atEdges, begin: func(r *trial, on []int) func() (string, bool) { return r.pauseTiers(r.edges, on) }},
 	{name: "edge-cut", part: atEdges, begin: func(r *trial, on []int) func() (string, bool) { return r.cutTiers(r.edges, on) }},
 	{name: "edge-slow", part: atEdges, begin: func(r *trial, on []int) func() (string, bool) { return r.slowTiers(r.edges, on) }},

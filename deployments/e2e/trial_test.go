@@ -4,7 +4,10 @@ package e2e
 
 import (
 	"context"
+	"io"
 	"math/rand/v2"
+	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,6 +25,9 @@ const (
 	trialPartitions   = 2
 	trialShards       = 2
 	trialRate         = 120 // records of all applications a second
+
+	// ackWait is after what time NATS sends again what a member had that is gone without a word.
+	ackWait = 15 * time.Second
 )
 
 // trial is everything from a broker to clients, in processes of their own but for the clients,
@@ -36,7 +42,7 @@ type trial struct {
 	edges   []*tier
 	load    *trialLoad
 	clients *clients
-	forgot  bool // a fault took something from the log that Kafka no longer gives, or the log's own bounds did
+	forgot  atomic.Bool // the log's bounds, or a fault, may take something that nobody brings back
 }
 
 // cable is what a tier reaches a node through.
@@ -74,7 +80,7 @@ func startTrial(t *testing.T, seed uint64, size int, environ ...string) *trial {
 	r.world = newWorld(t, setup{public: public, broker: kafka, natsURL: r.cluster.url()})
 	environ = append(r.settings(""), append([]string{
 		"INGEST__REPLICAS=" + strconv.Itoa(size), "INGEST__SHARDS=" + strconv.Itoa(trialShards),
-		"INGEST__SESSION_TIMEOUT=" + session().String(), "EDGE__GROUPS__ACK_WAIT=15s", "EDGE__LIMITS__HALF_OPEN_PER_ADDRESS=0",
+		"INGEST__SESSION_TIMEOUT=" + session().String(), "EDGE__GROUPS__ACK_WAIT=" + ackWait.String(), "EDGE__LIMITS__HALF_OPEN_PER_ADDRESS=0",
 		"EDGE__APPLICATIONS_FILE=" + r.file, "EDGE__DRAIN=100ms", "HTTP__BIND_ADDR=127.0.0.1:0",
 		"RUNTIME__LOG__LEVEL=warn", "RUNTIME__LOG__FORMAT=console",
 	}, environ...)...)
@@ -212,11 +218,56 @@ func (r *trial) settle(truth *oracle.Truth, what string) (v *oracle.Verdict) {
 		if v.Events != last {
 			last, still = v.Events, time.Now()
 		}
-		// What a dead member had comes again after EDGE__GROUPS__ACK_WAIT.
 		quiet := time.Since(still)
-		if quiet > 1500*time.Millisecond && v.Counts[oracle.Hole] == 0 || quiet > 40*time.Second || time.Since(began) > 2*patience {
+		if quiet > 1500*time.Millisecond && v.Counts[oracle.Hole] == 0 || quiet > ackWait+10*time.Second || time.Since(began) > 2*patience {
 			r.world.t.Logf("%s: nothing more comes after %.1f s: %v", what, time.Since(began).Seconds(), v)
 			return v
 		}
 	}
+}
+
+// tell prints what helps to understand what went wrong.
+func (r *trial) tell() {
+	r.world.t.Helper()
+	for i, o := range r.ingests {
+		r.world.t.Logf("ingest %d has %.0f partitions; %.0f records read, %.0f published, %.0f in its window; %.0f behind Kafka", i,
+			r.total(o.health, "canopy_ingest_partitions"), r.total(o.health, "canopy_ingest_records_read_total"),
+			r.total(o.health, "canopy_ingest_records_published_total"), r.total(o.health, "canopy_ingest_window_records"), r.total(o.health, "canopy_ingest_lag_records"))
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	groups, err := r.admin.DescribeGroups(ctx, r.prefix)
+	if err != nil {
+		r.world.t.Log(err)
+	}
+	for _, g := range groups {
+		r.world.t.Logf("Kafka's group is %s, with %d members", g.State, len(g.Members))
+	}
+	for i, o := range r.ingests {
+		r.world.t.Logf("ingest %d: %s", i, o.stacks("canopy/ingest"))
+	}
+	for _, o := range slices.Concat(r.ingests, r.edges) {
+		text := o.text()
+		r.world.t.Logf("%s said last: %s", o.kind, text[max(0, len(text)-1500):])
+	}
+}
+
+// stacks are those of the process's goroutines in which a package is.
+func (p *process) stacks(of string) string {
+	response, err := http.Get("http://" + p.health + "/debug/pprof/goroutine?debug=2")
+	if err != nil {
+		return err.Error()
+	}
+	defer func() { _ = response.Body.Close() }()
+	all, err := io.ReadAll(response.Body)
+	if err != nil {
+		return err.Error()
+	}
+	var b strings.Builder
+	for stack := range strings.SplitSeq(string(all), "\n\n") {
+		if strings.Contains(stack, of) {
+			b.WriteString("\n" + stack + "\n")
+		}
+	}
+	return b.String()
 }
