@@ -23,6 +23,9 @@ type fault struct {
 	// alone says that it waits for a moment that does not come under some other faults.
 	alone bool
 
+	// loaded says that it waits for records that come into Kafka.
+	loaded bool
+
 	// loses says that what NATS has acknowledged may be gone, forgets that Kafka need not bring
 	// it back: then gap events may name records for good.
 	loses, forgets bool
@@ -43,8 +46,8 @@ var allFaults = []fault{
 	{name: "node-pause", part: atNodes, begin: (*trial).pauseNodes},
 	{name: "routes-cut", part: atNodes, begin: (*trial).cutRoutes},
 	{name: "routes-slow", part: atNodes, begin: (*trial).slowRoutes},
-	{name: "disk-full", part: atNodes, begin: (*trial).fillDisks},
-	{name: "store-rollback", part: atNodes, loses: true, begin: (*trial).putStoresBack},
+	{name: "disk-full", part: atNodes, loaded: true, begin: (*trial).fillDisks},
+	{name: "store-rollback", part: atNodes, loaded: true, loses: true, begin: (*trial).putStoresBack},
 	{name: "store-truncate", part: atNodes, loses: true, begin: (*trial).truncateStores},
 	{name: "store-flip", part: atNodes, loses: true, begin: (*trial).flipBits},
 	{name: "streams-delete", part: atNodes, loses: true, forgets: true, begin: (*trial).deleteStreams},

@@ -82,7 +82,7 @@ func startTrial(t *testing.T, seed uint64, size int, environ ...string) *trial {
 		"INGEST__REPLICAS=" + strconv.Itoa(size), "INGEST__SHARDS=" + strconv.Itoa(trialShards),
 		"INGEST__SESSION_TIMEOUT=" + session().String(), "EDGE__GROUPS__ACK_WAIT=" + ackWait.String(), "EDGE__LIMITS__HALF_OPEN_PER_ADDRESS=0",
 		"EDGE__APPLICATIONS_FILE=" + r.file, "EDGE__DRAIN=100ms", "HTTP__BIND_ADDR=127.0.0.1:0",
-		"RUNTIME__LOG__LEVEL=warn", "RUNTIME__LOG__FORMAT=console",
+		"RUNTIME__LOG__LEVEL=info", "RUNTIME__LOG__FORMAT=console",
 	}, environ...)...)
 	for range 2 {
 		r.ingests = append(r.ingests, r.startTier(ingestChild, environ))
@@ -176,15 +176,17 @@ func (r *trial) flow(n uint64) {
 	eventually(r.world.t, "records come into Kafka", func() bool { return r.load.acked.Load() >= until })
 }
 
-// delivered says whether every application's sockets get something soon.
-func (r *trial) delivered() bool {
+// delivered says whether every application's sockets get something in that time.
+func (r *trial) delivered(within time.Duration) bool {
 	from := time.Now()
-	return soon(func() bool { return r.clients.fresh(from) })
+	return holdsWithin(within, func() bool { return r.clients.fresh(from) })
 }
 
 // soon is whether ok holds within some patience.
-func soon(ok func() bool) bool {
-	for end := time.Now().Add(patience); time.Now().Before(end); <-time.After(20 * time.Millisecond) {
+func soon(ok func() bool) bool { return holdsWithin(patience, ok) }
+
+func holdsWithin(d time.Duration, ok func() bool) bool {
+	for end := time.Now().Add(d); time.Now().Before(end); <-time.After(20 * time.Millisecond) {
 		if ok() {
 			return true
 		}
@@ -244,7 +246,7 @@ func (r *trial) tell() {
 		r.world.t.Logf("Kafka's group is %s, with %d members", g.State, len(g.Members))
 	}
 	for i, o := range r.ingests {
-		r.world.t.Logf("ingest %d: %s", i, o.stacks("canopy/ingest"))
+		r.world.t.Logf("ingest %d: %s", i, o.stacks("canopy/ingest/internal/consume", "groupConsumer"))
 	}
 	for _, o := range slices.Concat(r.ingests, r.edges) {
 		text := o.text()
@@ -252,8 +254,8 @@ func (r *trial) tell() {
 	}
 }
 
-// stacks are those of the process's goroutines in which a package is.
-func (p *process) stacks(of string) string {
+// stacks are those of the process's goroutines in which one of some names is.
+func (p *process) stacks(of ...string) string {
 	response, err := http.Get("http://" + p.health + "/debug/pprof/goroutine?debug=2")
 	if err != nil {
 		return err.Error()
@@ -265,7 +267,7 @@ func (p *process) stacks(of string) string {
 	}
 	var b strings.Builder
 	for stack := range strings.SplitSeq(string(all), "\n\n") {
-		if strings.Contains(stack, of) {
+		if slices.ContainsFunc(of, func(name string) bool { return strings.Contains(stack, name) }) {
 			b.WriteString("\n" + stack + "\n")
 		}
 	}
