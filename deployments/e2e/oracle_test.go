@@ -45,7 +45,7 @@ type chosen struct {
 func (c chosen) String() string { return c.name + "@" + c.scope }
 
 // short is what is tried unless CANOPY_TEST_ORACLE says otherwise.
-var short = []string{"edge-lossy@one", "ingest-kill-uncommitted@one"}
+var short = []string{"edge-cut@one", "ingest-kill-uncommitted@one"}
 
 // holds are the faults that the oracle tries by default: those in which every promise holds.
 // Those that are left out can be named in CANOPY_TEST_ORACLE_FAULTS.
