@@ -3,15 +3,19 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -26,14 +30,34 @@ import (
 // nodeFile names, for a NATS node in a process of its own, its configuration.
 const nodeFile = "CANOPY_E2E_NODE"
 
-// runBroker is an embedded Kafka until ctx ends.
+// brokerAddr and brokerDir are, for a broker that is to be started again, where it listens
+// and what it keeps.
+const (
+	brokerAddr = "CANOPY_E2E_BROKER_ADDR"
+	brokerDir  = "CANOPY_E2E_BROKER_DIR"
+)
+
+// runBroker is an embedded Kafka until ctx ends. By HTTP it is told to fail; see brokerFaults.
 func runBroker(ctx context.Context) error {
-	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.GroupMinSessionTimeout(time.Second),
-		kfake.ListenFn(func(network, _ string) (net.Listener, error) { return net.Listen(network, "127.0.0.1:0") }))
+	addr := cmp.Or(os.Getenv(brokerAddr), "127.0.0.1:0")
+	faults := &brokerFaults{conns: map[*cuttableConn]struct{}{}}
+	options := []kfake.Opt{kfake.NumBrokers(1), kfake.GroupMinSessionTimeout(time.Second),
+		kfake.ListenFn(func(network, _ string) (net.Listener, error) {
+			listener, err := net.Listen(network, addr)
+			return cuttable{listener, faults}, err
+		})}
+	if dir := os.Getenv(brokerDir); dir != "" {
+		options = append(options, kfake.DataDir(dir))
+	}
+	cluster, err := kfake.NewCluster(options...)
 	if err != nil {
 		return fmt.Errorf("make broker: %w", err)
 	}
 	defer cluster.Close()
+	faults.cluster = cluster
+	control := httptest.NewServer(faults)
+	defer control.Close()
+	fmt.Println(httpLine + control.Listener.Addr().String())
 	fmt.Println(healthLine + cluster.ListenAddrs()[0])
 	<-ctx.Done()
 	return nil
@@ -46,6 +70,7 @@ func runNode(ctx context.Context) error {
 		return fmt.Errorf("read configuration: %w", err)
 	}
 	opts.NoSigs = true
+	signal.Ignore(syscall.SIGXFSZ) // a disk that is full is an error of write
 	srv, err := server.NewServer(opts)
 	if err != nil {
 		return fmt.Errorf("make NATS server: %w", err)
@@ -68,32 +93,32 @@ type node struct {
 	client, peer int // ports for clients and for the other nodes
 }
 
-// nodes are a cluster of three of them, which keep each stream three times.
+// nodes are a cluster of them, each of which keeps each stream, or only one.
 type nodes struct {
 	t      *testing.T
 	list   []*node
 	routes []*natstest.Proxy // through which the nodes reach each other
+	ends   [][2]int          // of each route: from which node, to which
 	js     jetstream.JetStream
 }
 
-// startNodes runs the cluster until the test ends.
-func startNodes(t *testing.T) *nodes {
+// startNodes runs as many nodes until the test ends; several are a cluster.
+func startNodes(t *testing.T, size int) *nodes {
 	t.Helper()
-	const size = 3
 	c := &nodes{t: t}
 	for i := range size {
 		c.list = append(c.list, &node{
 			name: fmt.Sprintf("node-%d", i), file: filepath.Join(t.TempDir(), "nats.conf"), client: natstest.FreePort(t), peer: natstest.FreePort(t),
 		})
 	}
-	for _, n := range c.list {
+	for i, n := range c.list {
 		var routes []string
-		for _, other := range c.list {
+		for j, other := range c.list {
 			if other == n {
 				continue
 			}
 			p := natstest.StartProxy(t, fmt.Sprintf("127.0.0.1:%d", other.peer), nil)
-			c.routes = append(c.routes, p)
+			c.routes, c.ends = append(c.routes, p), append(c.ends, [2]int{i, j})
 			routes = append(routes, strings.Replace(p.URL(), "nats:", "nats-route:", 1))
 		}
 		n.configure(t, routes)
@@ -122,8 +147,11 @@ ping_max: 2
 max_pending: 256MB
 max_payload: 8MB
 jetstream { store_dir: %q, max_file_store: 64GB, sync_interval: 10s }
-cluster { name: storm, listen: 127.0.0.1:%d, no_advertise: true, advertise: "127.0.0.1:1", pool_size: -1, routes: [%s] }
-`, n.name, n.client, filepath.Join(filepath.Dir(n.file), "store"), n.peer, strings.Join(routes, ", "))
+`, n.name, n.client, n.store())
+	if len(routes) > 0 {
+		text += fmt.Sprintf("cluster { name: storm, listen: 127.0.0.1:%d, no_advertise: true, advertise: \"127.0.0.1:1\", pool_size: -1, routes: [%s] }\n",
+			n.peer, strings.Join(routes, ", "))
+	}
 	if err := os.WriteFile(n.file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -145,6 +173,9 @@ func (c *nodes) url() string {
 	}
 	return strings.Join(urls, ",")
 }
+
+// store is the folder of what the node keeps.
+func (n *node) store() string { return filepath.Join(filepath.Dir(n.file), "store") }
 
 func (n *node) url() string { return fmt.Sprintf("nats://127.0.0.1:%d", n.client) }
 
@@ -180,12 +211,17 @@ func (c *nodes) leaders(shards int) (led map[string]int, whole []int) {
 		}
 		at := stream.CachedInfo().Cluster
 		led[at.Leader]++
-		current := func(p *jetstream.PeerInfo) bool { return p.Current && !p.Offline }
-		if at.Leader != "" && len(at.Replicas) == len(c.list)-1 && !slices.ContainsFunc(at.Replicas, func(p *jetstream.PeerInfo) bool { return !current(p) }) {
+		if allCurrent(at, len(c.list)) {
 			whole = append(whole, shard)
 		}
 	}
 	return led, whole
+}
+
+// allCurrent says whether a stream has a leader, and as many nodes all have all of it.
+func allCurrent(at *jetstream.ClusterInfo, size int) bool {
+	return at.Leader != "" && len(at.Replicas) == size-1 &&
+		!slices.ContainsFunc(at.Replicas, func(p *jetstream.PeerInfo) bool { return !p.Current || p.Offline })
 }
 
 // awaitLeaders waits until all streams have leaders, and none of them is lost.
@@ -210,7 +246,15 @@ func (c *nodes) cutRoutes() {
 	}
 }
 
-// joinRoutes gives the number of connections that were refused meanwhile.
+// refusedRoutes is how many connections between nodes were refused until now.
+func (c *nodes) refusedRoutes() (n int) {
+	for _, p := range c.routes {
+		n += p.Refused()
+	}
+	return n
+}
+
+// joinRoutes gives the number of connections that were refused until now.
 func (c *nodes) joinRoutes() (refused int) {
 	for _, p := range c.routes {
 		refused += p.Admit()

@@ -100,7 +100,7 @@ func startStorm(t *testing.T, size stormSize) *storm {
 		s.broker = startProcess(t, brokerChild, nil)
 		kafka = s.broker.health
 	}
-	s.cluster = startNodes(t)
+	s.cluster = startNodes(t, 3)
 	s.world = newWorld(t, setup{public: public, broker: kafka, natsURL: s.cluster.url()})
 	var cables []string
 	for _, n := range s.cluster.list {

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // Proxy stands between clients and a server and loses messages on purpose.
@@ -17,6 +18,9 @@ type Proxy struct {
 	target   string
 	drop     func(subject string) bool
 	dropped  atomic.Int64
+	delay    atomic.Int64 // of what comes, in nanoseconds
+	delayed  atomic.Int64
+	end      chan struct{}
 	wg       sync.WaitGroup
 
 	mu      sync.Mutex
@@ -35,13 +39,14 @@ func StartProxy(t testing.TB, url string, drop func(subject string) bool) *Proxy
 	if err != nil {
 		t.Fatalf("listen for the proxy: %v", err)
 	}
-	p := &Proxy{listener: listener, target: strings.TrimPrefix(url, "nats://"), drop: drop, conns: map[net.Conn]struct{}{}}
+	p := &Proxy{listener: listener, target: strings.TrimPrefix(url, "nats://"), drop: drop, end: make(chan struct{}), conns: map[net.Conn]struct{}{}}
 	p.wg.Add(1)
 	go p.accept()
 	t.Cleanup(func() {
 		p.mu.Lock()
 		p.ended = true
 		p.mu.Unlock()
+		close(p.end)
 		_ = listener.Close()
 		p.Cut()
 		p.wg.Wait()
@@ -70,6 +75,19 @@ func (p *Proxy) Refuse() {
 	p.refuses = true
 	p.mu.Unlock()
 	p.Cut()
+}
+
+// Slow makes everything that comes wait for d, in both directions; 0 ends that.
+func (p *Proxy) Slow(d time.Duration) { p.delay.Store(int64(d)) }
+
+// Delayed is how often something had to wait.
+func (p *Proxy) Delayed() int64 { return p.delayed.Load() }
+
+// Refused is the number of connections that were refused until now.
+func (p *Proxy) Refused() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.refused
 }
 
 // Admit ends what Refuse began, and gives the number of connections that were refused.
@@ -102,15 +120,33 @@ func (p *Proxy) accept() {
 		p.conns[client], p.conns[server] = struct{}{}, struct{}{}
 		p.mu.Unlock()
 		p.wg.Add(2)
-		go p.copy(func() error { _, err := io.Copy(server, client); return err }, client, server)
+		go p.copy(func() error { _, err := io.Copy(server, slowed{p, client}); return err }, client, server)
 		go p.copy(func() error {
 			if p.drop == nil {
-				_, err := io.Copy(client, server)
+				_, err := io.Copy(client, slowed{p, server})
 				return err
 			}
-			return p.filter(client, server)
+			return p.filter(client, slowed{p, server})
 		}, client, server)
 	}
+}
+
+// slowed is one side of a connection, as the other one gets it.
+type slowed struct {
+	*Proxy
+	from io.Reader
+}
+
+func (s slowed) Read(b []byte) (int, error) {
+	n, err := s.from.Read(b)
+	if d := time.Duration(s.delay.Load()); d > 0 && n > 0 {
+		s.delayed.Add(1)
+		select {
+		case <-time.After(d):
+		case <-s.end:
+		}
+	}
+	return n, err
 }
 
 // copy runs one direction, and ends both with it.
