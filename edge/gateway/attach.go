@@ -7,6 +7,7 @@ import (
 
 	"canopy/edge/internal/authn"
 	"canopy/edge/internal/authz"
+	"canopy/edge/internal/feed"
 	"canopy/edge/internal/group"
 	"canopy/edge/internal/session"
 )
@@ -47,7 +48,10 @@ func (a *admission) attach(ctx context.Context, r *http.Request, to target, as a
 // noPlace says why there is no place in what.
 func (a *admission) noPlace(what string, err error) *refusal {
 	var made *group.TooManyNew
+	var read *feed.TooMuchRead
 	switch {
+	case errors.As(err, &read):
+		return tooMany("Too much was read from the log for this user or address", seconds(read.RetryAfter))
 	case errors.Is(err, group.ErrTooManyGroups):
 		a.limits.groups.Inc()
 		return tooMany("Too many groups of this application", groupsRetryAfter)

@@ -14,6 +14,7 @@ import (
 	"github.com/coder/websocket"
 
 	"canopy/edge/internal/certtest"
+	"canopy/edge/internal/feed"
 	"canopy/shared/config"
 	"canopy/shared/event"
 	"canopy/shared/natstest"
@@ -145,5 +146,12 @@ func TestASocketThatWaitsForItsBudgetIsDrainedWithItsPlace(t *testing.T) {
 	err := <-end
 	if want := "edge is going away since=" + last.String(); last.Sequence == 0 || !strings.Contains(err.Error(), want) {
 		t.Errorf("the socket ended with %v, want %q", err, want)
+	}
+}
+
+func TestAReplayThatWouldWaitTooLongIsToldWhenToComeAgain(t *testing.T) {
+	r := (&admission{}).noPlace("The event log", fmt.Errorf("attach: %w", &feed.TooMuchRead{RetryAfter: 8500 * time.Millisecond}))
+	if r.status != http.StatusTooManyRequests || r.retryAfter != 9 {
+		t.Errorf("status %d, Retry-After %d, want 429 and 9", r.status, r.retryAfter)
 	}
 }

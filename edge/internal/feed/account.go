@@ -53,7 +53,7 @@ type Allowance struct {
 	// EventsPerSecond is how many all readers together have read, and at once after a second
 	// without; then they wait for their turns. 0 means any number.
 	EventsPerSecond int
-	// Over, if not nil, counts the sockets that had to wait.
+	// Over, if not nil, counts the sockets that had to wait, or were refused.
 	Over prometheus.Counter
 }
 
@@ -117,6 +117,13 @@ func (s *accounts) open(owner string) *account {
 	}
 	a.refs++
 	return a
+}
+
+// keep is open for one that the caller has from there.
+func (s *accounts) keep(a *account) {
+	s.mu.Lock()
+	a.refs++
+	s.mu.Unlock()
 }
 
 func (s *accounts) leave(a *account) {
@@ -266,15 +273,30 @@ func (h *Hub) goOn() (more bool) {
 	return more
 }
 
-type accountKey struct{}
+type askerKey struct{}
 
-// onAccountOf makes a context whose questions to streams are put for a.
+// asker is whom a question to a stream is put for.
+type asker struct {
+	account *account // nil: all sockets
+	ahead   bool     // others wait for the answer besides, so it goes before the account's others
+}
+
+// onAccountOf makes a context whose questions to streams are put for a, and wait behind others
+// of a.
 func onAccountOf(ctx context.Context, a *account) context.Context {
-	return context.WithValue(ctx, accountKey{}, a)
+	return context.WithValue(ctx, askerKey{}, asker{account: a})
+}
+
+// aheadFor makes one whose questions a pays for, but which wait for none of his others: for what
+// other readers wait for as well. There must be few of them at a time, whatever a does.
+func aheadFor(ctx context.Context, a *account) context.Context {
+	return context.WithValue(ctx, askerKey{}, asker{account: a, ahead: true})
+}
+
+func askerOf(ctx context.Context) asker {
+	x, _ := ctx.Value(askerKey{}).(asker)
+	return x
 }
 
 // accountOf is the account that a question is put for, nil for what all sockets need.
-func accountOf(ctx context.Context) *account {
-	a, _ := ctx.Value(accountKey{}).(*account)
-	return a
-}
+func accountOf(ctx context.Context) *account { return askerOf(ctx).account }

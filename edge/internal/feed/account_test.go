@@ -298,3 +298,32 @@ func TestReadersShareTheCostOfABlockTheyAllStandIn(t *testing.T) {
 		t.Errorf("a read that has failed leaves its reader %v events, want 900", got)
 	}
 }
+
+func TestToShareOutABlockTakesAsLongForEachReaderHoweverManyThereAre(t *testing.T) {
+	h := New(Config{Buffers: roomy, Workers: 1, Held: func() int64 { return 0 }}, nil, nil, zap.NewNop(), prometheus.NewRegistry())
+	b := blockOf(10, 25)
+	takes := func(readers int) time.Duration {
+		p := replayer{feed: newOpenFeed(h, "app")}
+		for range readers {
+			r := &Reader{}
+			r.place(event.Cursor{Log: 7, Sequence: 10})
+			p.waiting = append(p.waiting, &replay{reader: r, account: &account{}})
+		}
+		best := time.Hour
+		for range 3 {
+			began := time.Now()
+			p.charge(onAccountOf(t.Context(), p.waiting[0].account), event.Cursor{Log: 7, Sequence: 10}, b, eventCost)
+			best = min(best, time.Since(began))
+		}
+		if len(p.payers) != readers {
+			t.Fatalf("%d of %d readers pay", len(p.payers), readers)
+		}
+		return best
+	}
+	const few, more = 1000, 40
+	one, all := takes(few), takes(more*few)
+	t.Logf("%d readers: %v, %d: %v", few, one, more*few, all)
+	if all > 4*more*one {
+		t.Errorf("%d readers take %v, and %d times fewer %v", more*few, all, more, one)
+	}
+}

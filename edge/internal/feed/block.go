@@ -121,6 +121,7 @@ func (f *Feed) readBlock(ctx context.Context, after event.Cursor, end uint64) (b
 	head.Sequence = min(head.Sequence, end)
 	b = &block{log: after.Log, after: after.Sequence, through: head.Sequence, sound: after.Sequence}
 	var at anchor
+	begun := time.Now()
 	for from := after.Sequence + 1; from <= head.Sequence && len(b.frames) < blockBytes && len(b.index) < blockEvents; {
 		var list []message
 		began := time.Now()
@@ -144,6 +145,9 @@ func (f *Feed) readBlock(ctx context.Context, after event.Cursor, end uint64) (b
 		at = anchorAfter(list, event.Cursor{Log: after.Log, Sequence: from})
 		from = b.take(list, head.Sequence)
 		b.through = min(head.Sequence, from-1)
+		if time.Since(begun) > readSpan && len(b.index) > 0 {
+			break // others wait for their turns
+		}
 		if len(list) > 1 && !at.near {
 			pause(ctx, min(time.Since(began), sparsePause))
 		}

@@ -9,7 +9,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
-	"golang.org/x/sync/singleflight"
 
 	"canopy/shared/event"
 )
@@ -33,7 +32,7 @@ type Feed struct {
 	logID  atomic.Uint64
 
 	replays replays
-	finding singleflight.Group // of places that are asked for by time
+	finding flights
 
 	mu        sync.Mutex // guards what follows, and the order of appends
 	sub       *nats.Subscription

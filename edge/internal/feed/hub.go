@@ -194,7 +194,7 @@ func (h *Hub) Ready() error {
 // Attach gives socket a place in application's feed, at since: what JetStream acknowledges
 // after Attach has returned, and what it has stored from since on, will be written to it
 // once r is released, or a gap event that says what may be missing. r must be detached in
-// the end. The error wraps ErrUnavailable or is the context's.
+// the end. The error wraps ErrUnavailable, is a *TooMuchRead or is the context's.
 func (h *Hub) Attach(ctx context.Context, application string, filter Filter, since Since, socket Socket, r *Reader) error {
 	f, err := h.pin(application)
 	if err != nil {
@@ -286,12 +286,16 @@ func (h *Hub) request(ctx context.Context, shard int, do func() error) error {
 // requestOnce leaves the stream room for what all sockets need: of questions for some of them
 // it puts one at a time, in turn for each reader, who pays for it.
 func (h *Hub) requestOnce(ctx context.Context, shard int, do func() error) error {
-	a := accountOf(ctx)
-	if a == nil {
+	by := askerOf(ctx)
+	if by.account == nil {
 		return h.requestNow(ctx, shard, do)
 	}
-	return h.asks.do(ctx, shard, a, func() error {
-		h.accounts.charge(a, requestCost, h.now())
+	put := h.asks.do
+	if by.ahead {
+		put = h.asks.doAhead
+	}
+	return put(ctx, shard, by.account, func() error {
+		h.accounts.charge(by.account, requestCost, h.now())
 		return h.requestNow(ctx, shard, do)
 	})
 }

@@ -24,6 +24,11 @@ const (
 	blockEvents = 256
 	blockBytes  = 256 << 10
 
+	// readTimeout bounds how long a block holds its stream's turn: for one slow batch and what is
+	// asked before and behind it. After readSpan it ends with what has come.
+	readTimeout = batchTimeout + 3*requestTimeout
+	readSpan    = 2 * requestTimeout
+
 	// shareSpan is how far behind a socket's place, in sequences, another one's may be
 	// for both to be served by the same read.
 	shareSpan = 4096
@@ -40,9 +45,9 @@ type replayer struct {
 	aside   bool      // it has just read one
 	scratch []byte
 
-	paid    int        // what the block cost that is served, if it was read for that
-	payers  []*account // who paid, in equal parts
-	written int        // events of it
+	paid    int                   // what the block cost that is served, if it was read for that
+	payers  map[*account]struct{} // who paid, in equal parts
+	written int                   // events of it
 
 	word   streamWord // of the leader
 	newest lastWord
@@ -87,7 +92,7 @@ func (p *replayer) enterAll(ctx context.Context) {
 	f := p.feed
 	p.round, p.failed = f.hub.now(), nil
 	for _, x := range f.replays.take() {
-		if !p.enter(onAccountOf(ctx, x.account), x) {
+		if !p.enter(aheadFor(ctx, x.account), x) { // all that enter wait for it
 			continue
 		}
 		x.cold = f.hub.kept.find(f, x.reader.Cursor()) == nil
@@ -118,7 +123,8 @@ func (p *replayer) sift() {
 // step takes one block, if there is one yet, and writes it to whoever stands within it.
 func (p *replayer) step(ctx context.Context) error {
 	f := p.feed
-	p.paid, p.payers, p.written = 0, p.payers[:0], 0
+	p.paid, p.written = 0, 0
+	clear(p.payers)
 	b, err := p.nextBlock(ctx)
 	if errors.Is(err, errOtherLog) {
 		f.hub.suspect(f.shard)
@@ -208,11 +214,12 @@ func (p *replayer) askTurn() {
 		}
 	}
 	if len(who) > 0 {
-		p.turn = p.feed.hub.reads.ask(p.feed.shard, slices.Compact(who)...)
+		p.turn = p.feed.hub.reads.ask(p.feed.shard, who...)
 	}
 }
 
-// readFor reads a block in the turn that who has, and ends that.
+// readFor reads a block in the turn that who has, and ends that: nobody else has the stream's
+// meanwhile, so its questions go ahead of his others, and it does not last for ever.
 func (p *replayer) readFor(ctx context.Context, who *account) (*block, error) {
 	defer p.endTurn()
 	p.aside = true
@@ -226,7 +233,9 @@ func (p *replayer) readFor(ctx context.Context, who *account) (*block, error) {
 	if next == nil {
 		return nil, nil
 	}
-	return p.read(onAccountOf(ctx, next.account), p.earliest(next))
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	return p.read(aheadFor(ctx, next.account), p.earliest(next))
 }
 
 // endTurn gives up the goroutine's turn, if there is one.
@@ -262,23 +271,25 @@ func (p *replayer) read(ctx context.Context, after event.Cursor) (*block, error)
 // charge has the readers pay for a read, in equal parts, who have sockets within what it
 // brought; the one for whom it was made, if it brought nothing or they are gone.
 func (p *replayer) charge(ctx context.Context, after event.Cursor, b *block, cost int) {
-	p.payers = p.payers[:0]
+	if p.payers == nil {
+		p.payers = map[*account]struct{}{}
+	}
+	clear(p.payers)
 	for _, x := range p.waiting {
 		c := x.reader.Cursor()
-		within := b != nil && c.Log == after.Log && c.Sequence >= after.Sequence && c.Sequence < b.through
-		if within && !slices.Contains(p.payers, x.account) {
-			p.payers = append(p.payers, x.account)
+		if b != nil && c.Log == after.Log && c.Sequence >= after.Sequence && c.Sequence < b.through {
+			p.payers[x.account] = struct{}{}
 		}
 	}
 	if len(p.payers) == 0 {
-		p.payers = append(p.payers, accountOf(ctx))
+		p.payers[accountOf(ctx)] = struct{}{}
 	}
 	p.paid += cost
 	p.pay(cost)
 }
 
 func (p *replayer) pay(cost int) {
-	for _, a := range p.payers {
+	for a := range p.payers {
 		p.feed.hub.accounts.charge(a, cost/len(p.payers), p.feed.hub.now())
 	}
 }

@@ -97,30 +97,25 @@ func (f *Feed) find(ctx context.Context, since Since) (begin, error) {
 	default:
 		return begin{now: true}, nil
 	}
-	key := since.at.Format(time.RFC3339Nano)
-	if since.kind == fromEarliest {
-		key = earliest
-	}
 	a := f.hub.accounts.open(since.owner)
 	defer f.hub.accounts.leave(a)
-	// A thousand sockets that come back together ask the leader once.
-	found := f.finding.DoChan(key, func() (any, error) {
-		ctx, cancel := context.WithTimeout(onAccountOf(f.hub.context, a), openTimeout)
-		defer cancel()
-		if since.kind == fromEarliest {
-			return f.findEarliest(ctx)
-		}
-		return f.findTime(ctx, since.at)
-	})
+	if err := f.hub.accounts.await(ctx, a, f.hub.now); err != nil {
+		return begin{}, err
+	}
+	x, err := f.fly(since, a)
+	if err != nil {
+		return begin{}, err
+	}
+	defer f.finding.leave(x)
 	select {
-	case r := <-found:
-		if r.Err != nil {
-			return begin{}, fmt.Errorf("%w: %w", ErrUnavailable, r.Err)
-		}
-		return r.Val.(begin), nil
+	case <-x.done:
 	case <-ctx.Done():
 		return begin{}, ctx.Err()
 	}
+	if x.err != nil {
+		return begin{}, fmt.Errorf("%w: %w", ErrUnavailable, x.err)
+	}
+	return x.at, nil
 }
 
 // newest is the place up to which the feed has had all events in order: that of its newest

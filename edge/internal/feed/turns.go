@@ -8,7 +8,8 @@ import (
 
 // turns lets only so many at a time do something with a stream, and with all streams. Of
 // those that wait the one goes first in which the account takes part that had its last turn
-// longest ago: so readers take turns, however many of theirs wait.
+// longest ago: so readers take turns, however many of theirs wait. Those that go ahead, since
+// others wait for them besides, take turns with all the rest.
 //
 // Any goroutine may call it. Its lock comes last.
 type turns struct {
@@ -20,6 +21,7 @@ type turns struct {
 	under   map[int]int // turns under way, by shard
 	total   int         // of them
 	waiting map[*turn]struct{}
+	ahead   map[int]bool // whether the last turn went ahead, by shard
 	came    uint64
 	resting bool // a timer will go on
 }
@@ -27,20 +29,31 @@ type turns struct {
 // turn is one that waits, or that has its turn until it ends.
 type turn struct {
 	shard   int
+	ahead   bool
 	number  uint64
 	granted chan *account // has room for one: whose turn it is
 
-	who  []*account // guarded by turns.mu, like what follows
-	open bool       // it has been granted
+	who  map[*account]struct{} // guarded by turns.mu, like what follows
+	open bool                  // it has been granted
 }
 
 func newTurns(a *accounts, each, all int) *turns {
-	return &turns{accounts: a, each: each, all: all, under: map[int]int{}, waiting: map[*turn]struct{}{}}
+	return &turns{
+		accounts: a, each: each, all: all,
+		under: map[int]int{}, waiting: map[*turn]struct{}{}, ahead: map[int]bool{},
+	}
 }
 
 // ask has a turn wait on account of who. It must end.
 func (t *turns) ask(shard int, who ...*account) *turn {
-	x := &turn{shard: shard, granted: make(chan *account, 1), who: who}
+	return t.add(&turn{shard: shard}, who...)
+}
+
+func (t *turns) add(x *turn, who ...*account) *turn {
+	x.granted, x.who = make(chan *account, 1), make(map[*account]struct{}, len(who))
+	for _, a := range who {
+		x.who[a] = struct{}{}
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.came++
@@ -54,8 +67,8 @@ func (t *turns) ask(shard int, who ...*account) *turn {
 func (t *turns) join(x *turn, who *account) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if n := len(x.who); !x.open && (n == 0 || x.who[n-1] != who) {
-		x.who = append(x.who, who)
+	if !x.open {
+		x.who[who] = struct{}{}
 	}
 }
 
@@ -80,29 +93,48 @@ func (t *turns) grant() {
 		if t.rests() {
 			return
 		}
-		var next *turn
-		var who *account
-		var since uint64
+		var first claim
 		for x := range t.waiting {
 			if t.under[x.shard] >= t.each {
 				continue
 			}
-			for _, a := range x.who {
-				served := a.served.Load()
-				if next == nil || served < since || served == since && x.number < next.number {
-					next, who, since = x, a, served
+			for a := range x.who {
+				c := claim{x, a, a.served.Load(), x.ahead != t.ahead[x.shard]}
+				if first.turn == nil || c.before(first) {
+					first = c
 				}
 			}
 		}
-		if next == nil {
+		if first.turn == nil {
 			return
 		}
+		next := first.turn
 		delete(t.waiting, next)
 		next.open = true
 		t.total++
 		t.under[next.shard]++
-		t.accounts.serve(who)
-		next.granted <- who
+		t.ahead[next.shard] = next.ahead
+		t.accounts.serve(first.who)
+		next.granted <- first.who
+	}
+}
+
+// claim is what a turn can say for itself that waits.
+type claim struct {
+	turn   *turn
+	who    *account
+	served uint64
+	kind   bool // the last one of its stream was of the other kind: ahead, or not
+}
+
+func (c claim) before(d claim) bool {
+	switch {
+	case c.kind != d.kind:
+		return c.kind
+	case c.served != d.served:
+		return c.served < d.served
+	default:
+		return c.turn.number < d.turn.number
 	}
 }
 
@@ -137,7 +169,16 @@ func (t *turns) do(ctx context.Context, shard int, a *account, f func() error) e
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	x := t.ask(shard, a)
+	return t.run(ctx, t.ask(shard, a), f)
+}
+
+// doAhead runs f in a turn of a that goes ahead: it waits for none of a's own questions, but
+// for one that is under way. There must be few of them at a time, of one account or of all.
+func (t *turns) doAhead(ctx context.Context, shard int, a *account, f func() error) error {
+	return t.run(ctx, t.add(&turn{shard: shard, ahead: true}, a), f)
+}
+
+func (t *turns) run(ctx context.Context, x *turn, f func() error) error {
 	defer t.end(x)
 	select {
 	case <-x.granted:

@@ -117,3 +117,43 @@ func TestAllReadersTogetherHaveSoManyEventsReadASecond(t *testing.T) {
 		}
 	})
 }
+
+func TestWhatOthersWaitForGoesBeforeAReadersOwnQuestionsByTurns(t *testing.T) {
+	all := newAccounts(Allowance{})
+	turns := newTurns(all, 1, 1)
+	reader, other := all.open("reader"), all.open("other")
+	running := turns.ask(0, other)
+	own := make([]*turn, 1000)
+	for i := range own {
+		own[i] = turns.ask(0, reader)
+	}
+	for _, x := range own[:10] {
+		ahead, another := turns.add(&turn{ahead: true}, reader), turns.add(&turn{ahead: true}, reader)
+		turns.end(running)
+		if ahead.whose() != reader {
+			t.Fatal("it waits behind a thousand others of the reader")
+		}
+		turns.end(ahead)
+		if x.whose() != reader || another.whose() != nil {
+			t.Fatal("those that go ahead starve the others")
+		}
+		turns.end(another)
+		running = x
+	}
+}
+
+func TestATurnKnowsEachReaderOnce(t *testing.T) {
+	all := newAccounts(Allowance{})
+	turns := newTurns(all, 1, 1)
+	running := turns.ask(0, all.open("other"))
+	who := []*account{all.open("one"), all.open("another")}
+	x := turns.ask(0, who[0], who[1], who[0], who[1])
+	for n := range 1000 {
+		turns.join(x, who[n%2])
+	}
+	if n := len(x.who); n != 2 {
+		t.Errorf("a turn of two readers knows %d", n)
+	}
+	turns.end(running)
+	turns.end(x)
+}
