@@ -53,6 +53,10 @@ type world struct {
 	plain, over *under.Edge
 }
 
+// groupsPerUser is how many groups the stranger may make at once: few, so that an attack that
+// gets little of a busy machine comes that far.
+const groupsPerUser = 10
+
 // newWorld starts it. If it fails nothing is left running.
 func newWorld(ctx context.Context, o options) (w *world, err error) {
 	w = &world{key: rand.Text()}
@@ -86,6 +90,7 @@ func newWorld(ctx context.Context, o options) (w *world, err error) {
 	env := []string{
 		"OAUTH__ISSUER_URL=http://" + w.server.Addr, "OAUTH__CLIENTS__0__CLIENT_ID=canopy",
 		"EDGE__BUFFERS__SOCKET_BYTES=" + o.socketBytes,
+		fmt.Sprintf("EDGE__LIMITS__NEW_GROUPS_PER_USER=%d", groupsPerUser),
 	}
 	if w.plain, err = w.startEdge(ctx, o, "plain", env); err != nil {
 		return w, err

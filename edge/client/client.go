@@ -14,7 +14,8 @@
 //	}
 //
 // The client comes back by the README's table of close codes, and resumes behind the last
-// event that the loop has taken. What cannot be had any more is told by a gap event. It
+// event that the loop has taken. What cannot be had any more is told by a gap event, and so is
+// an event that is larger than Config.MaxMessage. It
 // reads one event, hands it over, and reads the next when the loop asks for it: it holds one
 // message in memory, and a loop that is too slow for an application's events is closed by
 // the edge and resumes. Pings are answered while the client waits for an event, so the body

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -256,16 +257,53 @@ func TestLeavingTheLoopClosesTheSocketWith1000(t *testing.T) {
 	w.Eventually("the socket is gone", func() bool { return w.Metric(`canopy_edge_closed_total{code="1000"}`) == 1 })
 }
 
-func TestAMessageAboveTheLimitEndsTheStream(t *testing.T) {
+func TestAMessageAboveTheLimitIsSteppedOver(t *testing.T) {
 	w := newWorld(t)
 	cfg := w.config()
-	cfg.MaxMessage = 100
-	r := w.read(cfg)
-	r.open()
-	w.Publish("open-app", "", 0)
-	if err := next(t, "the stream ends", r.ended); !errors.Is(err, ErrTooBig) {
-		t.Errorf("ended with %v", err)
+	cfg.MaxMessage = 1000
+	var gaps []*Gap
+	n := 0
+	w.Publish("open-app", "", 1)
+	w.Publish("open-app", strings.Repeat("long", 300), 2) // the channel stands in the event
+	w.Publish("open-app", "", 3)
+	cfg.Since = Earliest
+	cfg.OnWait = func(err error, _ time.Duration) { t.Errorf("the connection ended: %v", err) }
+	for e, err := range Events(t.Context(), cfg) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Gap != nil {
+			if e.Gap.Reason != GapTooBig || e.Gap.Bytes < 1200 || e.Cursor == "" || e.Gap.Event != e.Cursor {
+				t.Errorf("told: %+v of %+v", *e.Gap, e)
+			}
+			gaps = append(gaps, e.Gap)
+			continue
+		}
+		if n++; n == 2 {
+			if string(e.Data) != `{"n":3}` {
+				t.Errorf("then came %s", e.Data)
+			}
+			break
+		}
 	}
+	if len(gaps) != 1 {
+		t.Errorf("told %d times", len(gaps))
+	}
+}
+
+func TestAMemberOfAGroupLeavesWhatIsTooBigToOthers(t *testing.T) {
+	w := newWorld(t)
+	small, large := w.config(), w.config()
+	small.Group, large.Group, small.MaxMessage = "g", "g", 1000
+	a := w.read(small)
+	a.open()
+	w.Publish("open-app", strings.Repeat("long", 300), 1)
+	if err := next(t, "the socket ends", a.waits); !errors.Is(err, ErrTooBig) {
+		t.Errorf("the socket ended with %v", err)
+	}
+	b := w.read(large)
+	b.open()
+	b.expect(1)
 }
 
 func TestMembersOfAGroupSplitEventsAndKeepThemOverARestart(t *testing.T) {

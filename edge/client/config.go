@@ -58,9 +58,10 @@ type Config struct {
 	// TLS is used for wss instead of Go's defaults.
 	TLS *tls.Config
 
-	// MaxMessage is the size in bytes above which a message ends the stream with an error;
-	// DefaultMaxMessage if it is 0. It bounds the client's memory: one message is held at a
-	// time.
+	// MaxMessage is the size in bytes above which a message is left out; DefaultMaxMessage if
+	// it is 0. It bounds the client's memory: one message is held at a time. In place of such a
+	// message comes an Event with a Gap, whose Reason is GapTooBig. A member of a group closes
+	// the socket instead, so that another member may take it, and comes back.
 	MaxMessage int64
 
 	// GiveUp ends the stream with the last error when no connection could be made for this

@@ -97,11 +97,7 @@ func (s *stream) dial(ctx context.Context) (*connection, error) {
 		}
 		return nil, fmt.Errorf("connect to %s: %w", s.cfg.Edge, err)
 	}
-	limit := s.cfg.MaxMessage
-	if limit == 0 {
-		limit = DefaultMaxMessage
-	}
-	conn.SetReadLimit(limit)
+	conn.SetReadLimit(-1) // read has one
 	if s.since == "" && s.cfg.Group == "" {
 		s.since = beginning(response, now)
 	}
@@ -147,7 +143,7 @@ func (c *connection) receive(ctx context.Context) error {
 			return ctx.Err()
 		}
 		// Not with ctx: its end would cut the socket instead of closing it.
-		kind, message, err := c.Read(context.Background())
+		kind, message, size, err := c.read(context.Background())
 		c.reading.Store(false)
 		if err != nil {
 			return c.why(err)
@@ -159,9 +155,11 @@ func (c *connection) receive(ctx context.Context) error {
 		if kind != websocket.MessageText {
 			return fmt.Errorf("%w: a binary message", errNoEvent)
 		}
-		e, err := parse(message)
-		if err != nil {
-			return fmt.Errorf("%w: %w", errNoEvent, err)
+		e := tooBig(c.stream.cfg.Application, message, size)
+		if e.Gap == nil {
+			if e, err = parse(message); err != nil {
+				return fmt.Errorf("%w: %w", errNoEvent, err)
+			}
 		}
 		if !c.stream.take(e) {
 			c.acknowledge()
@@ -170,13 +168,49 @@ func (c *connection) receive(ctx context.Context) error {
 	}
 }
 
+// read takes the next message. Of one that is too big it gives the end, which is shorter than
+// its size; in a group it closes the socket then, so that another member may take it.
+func (c *connection) read(ctx context.Context) (kind websocket.MessageType, message []byte, size int64, err error) {
+	limit := c.stream.cfg.MaxMessage
+	if limit == 0 {
+		limit = DefaultMaxMessage
+	}
+	kind, r, err := c.Reader(ctx)
+	if err != nil {
+		return kind, nil, 0, err
+	}
+	message, err = io.ReadAll(io.LimitReader(r, limit+1))
+	if size = int64(len(message)); err != nil || size <= limit {
+		return kind, message, size, err
+	}
+	if c.stream.cfg.Group != "" {
+		_ = c.Close(websocket.StatusMessageTooBig, "")
+		return kind, nil, size, ErrTooBig
+	}
+	end := tail(message)
+	rest, err := io.Copy(&end, r)
+	return kind, end, size + rest, err
+}
+
+// tail keeps the end of what is written to it, in which an event has its cursor.
+type tail []byte
+
+const tailBytes = 256
+
+// Write never fails.
+func (t *tail) Write(b []byte) (int, error) {
+	all := append((*t)[max(0, len(*t)-tailBytes):], b[max(0, len(b)-tailBytes):]...)
+	*t = append(tail(nil), all[max(0, len(all)-tailBytes):]...)
+	return len(b), nil
+}
+
 var errNoEvent = errors.New("the edge sent what is no event")
 
 // why makes an error of this package from the library's, and takes the place to resume at
 // from the reason of a close: it is behind all that was read.
 func (c *connection) why(err error) error {
-	if errors.Is(err, websocket.ErrMessageTooBig) {
-		return ErrTooBig
+	if errors.Is(err, ErrTooBig) {
+		return err
 	}
 	var frame websocket.CloseError
 	if !errors.As(err, &frame) {

@@ -1,10 +1,12 @@
 package client
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -41,17 +43,27 @@ type Event struct {
 	// missing in front of the next one.
 	Gap *Gap
 
-	// JSON is the whole event as it was received, with all its extensions.
+	// JSON is the whole event as it was received, with all its extensions; nil if the client
+	// itself tells of a gap.
 	JSON []byte
 }
 
 // Gap says which events may be missing: those behind After and before Before.
 type Gap struct {
-	Reason  string `json:"reason"`  // retention, log, future or skipped
+	Reason  string `json:"reason"`  // retention, log, future, skipped, undeliverable or GapTooBig
 	After   string `json:"after"`   // cursor of the last event that the client had; "" if unknown
 	Before  string `json:"before"`  // cursor where events go on; "" if unknown
 	Message string `json:"message"` // for people
+
+	// Event is the cursor of the one event that is missing, and Bytes its size; "" and 0 if there
+	// may be others.
+	Event string `json:"event"`
+	Bytes int64  `json:"bytes"`
 }
+
+// GapTooBig is the Reason of a Gap that the client itself tells of: a message was larger than
+// Config.MaxMessage.
+const GapTooBig = "too-big"
 
 // Text gives data that is a JSON string as the text in it, and other data as it is.
 func (e Event) Text() string {
@@ -109,3 +121,22 @@ func parse(message []byte) (Event, error) {
 	}
 	return e, nil
 }
+
+// tooBig tells of a message of which only the end was read: its cursor is the last member. It
+// gives an Event without a Gap for a message that is whole.
+func tooBig(application string, end []byte, size int64) Event {
+	if int64(len(end)) == size {
+		return Event{}
+	}
+	var cursor string
+	if i := bytes.LastIndex(end, []byte(cursorMember)); i >= 0 {
+		cursor, _, _ = strings.Cut(string(end[i+len(cursorMember):]), `"`)
+	}
+	return Event{
+		ID: "too-big/" + cursor, Source: "canopy:client", Type: gapType, Application: application, Time: time.Now(), Cursor: cursor,
+		Gap: &Gap{Reason: GapTooBig, Event: cursor, Bytes: size, Message: fmt.Sprintf("an event of %d bytes is larger than this client takes", size)},
+	}
+}
+
+// cursorMember is how the edge begins the last member of every event.
+const cursorMember = `,"cursor":"`

@@ -53,7 +53,8 @@ func (e *ClosedError) Error() string {
 	return strings.TrimSpace(fmt.Sprintf("closed with %d %s", e.Code, e.Reason))
 }
 
-// ErrTooBig ends a stream whose next message is larger than Config.MaxMessage.
+// ErrTooBig ends a connection of a member of a group whose next message is larger than
+// Config.MaxMessage. It comes to Config.OnWait.
 var ErrTooBig = errors.New("message is larger than the limit")
 
 // A rule says whether to come back, and when.
@@ -81,7 +82,7 @@ func ruleFor(err error, s situation) rule {
 	var closed *ClosedError
 	var refused *RefusedError
 	switch {
-	case errors.Is(err, ErrTooBig), errors.Is(err, errNoEvent):
+	case errors.Is(err, errNoEvent):
 		return never
 	case errors.As(err, &closed):
 		return closed.rule(s)

@@ -152,6 +152,7 @@ type Groups struct {
 	InFlight       int           `key:"in_flight" default:"1024" help:"events of one group that no member has acknowledged, on all edges"`
 	MemberInFlight int           `key:"member_in_flight" default:"256" help:"events that one member has not acknowledged"`
 	AckWait        time.Duration `key:"ack_wait" default:"20s" help:"time after which NATS gives an event of an edge that died to another one; at least 15s"`
+	MaxDeliveries  int           `key:"max_deliveries" default:"5" help:"tries of an event alone, on all edges, that end with its member closed for an error, vanished or silent, before the group goes on without it; 0 tries it for ever"`
 	Forget         time.Duration `key:"forget" default:"72h" help:"time without members after which NATS forgets a group and its place"`
 	Replicas       int           `key:"replicas" default:"0" help:"copies of each group's place: 0 means as many as its stream has; 1 is for very many groups, which then pause for about 15s when their NATS node is away, and get again what was acknowledged in the last seconds before"`
 }

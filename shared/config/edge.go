@@ -171,6 +171,7 @@ func (c *check) groups(g Groups, l Limits) {
 	c.atLeast("EDGE__LIMITS__NEW_GROUPS_PER_USER", int64(l.NewGroupsPerUser), 0, "0")
 	c.that(g.InFlight >= 64 && g.InFlight <= 16384, "EDGE__GROUPS__IN_FLIGHT", "expected 64 to 16384: NATS looks at all of them")
 	c.that(g.MemberInFlight >= 1 && g.MemberInFlight <= g.InFlight, "EDGE__GROUPS__MEMBER_IN_FLIGHT", "expected 1 to EDGE__GROUPS__IN_FLIGHT")
+	c.that(g.MaxDeliveries >= 0 && g.MaxDeliveries <= 1000, "EDGE__GROUPS__MAX_DELIVERIES", "expected 0 to 1000")
 	c.duration("EDGE__GROUPS__ACK_WAIT", g.AckWait, 15*time.Second) // a member that does not answer is dropped before
 	c.duration("EDGE__GROUPS__FORGET", g.Forget, time.Minute)
 	c.that(g.Replicas >= 0 && g.Replicas <= 5, "EDGE__GROUPS__REPLICAS", "expected 0 to 5")

@@ -20,6 +20,9 @@ const (
 	GapFuture = "future"
 	// GapSkipped says that the edge had to skip events although the log may still hold them.
 	GapSkipped = "skipped"
+	// GapUndeliverable says that a group goes on without one event, which the log still holds:
+	// every member that was given it failed.
+	GapUndeliverable = "undeliverable"
 )
 
 // HeaderBeacon marks a message without a body on an application's subject: it holds the
@@ -34,6 +37,10 @@ type Gap struct {
 	After       Cursor    // the last event that the client is known to have had; zero if unknown
 	Before      Cursor    // the first event, or place, from which on everything comes; zero if unknown
 	At          time.Time // when it was noticed
+
+	// Event is the one event that is left out, and Bytes its size; zero if there may be others.
+	Event Cursor
+	Bytes int
 }
 
 // JSON gives the gap as a finished event: a compact CloudEvent without a cursor, to which
@@ -43,14 +50,19 @@ func (g Gap) JSON() []byte {
 		Reason  string `json:"reason"`
 		After   string `json:"after,omitempty"`
 		Before  string `json:"before,omitempty"`
+		Event   string `json:"event,omitempty"`
+		Bytes   int    `json:"bytes,omitempty"`
 		Message string `json:"message"`
 	}
-	d := data{Reason: g.Reason, Message: gapMessages[g.Reason]}
+	d := data{Reason: g.Reason, Bytes: g.Bytes, Message: gapMessages[g.Reason]}
 	if g.After != (Cursor{}) {
 		d.After = g.After.String()
 	}
 	if g.Before != (Cursor{}) {
 		d.Before = g.Before.String()
+	}
+	if g.Event != (Cursor{}) {
+		d.Event = g.Event.String()
 	}
 	b, _ := json.Marshal(struct { // text and times only, which always encode
 		SpecVersion     string `json:"specversion"`
@@ -71,4 +83,6 @@ var gapMessages = map[string]string{
 	GapLog:       "the log is another one: events may be missing",
 	GapFuture:    "this place is beyond the end of the log: events may be missing, or come again",
 	GapSkipped:   "events in between were skipped",
+
+	GapUndeliverable: "no member of the group could take this event: the log still holds it, behind the place after",
 }

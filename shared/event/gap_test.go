@@ -40,3 +40,14 @@ func TestAGapLeavesOutWhatIsNotKnown(t *testing.T) {
 		}
 	}
 }
+
+func TestAGapOfOneEventNamesIt(t *testing.T) {
+	g := Gap{Reason: GapUndeliverable, After: Cursor{Log: 7, Sequence: 3}, Before: Cursor{Log: 7, Sequence: 5}, Event: Cursor{Log: 7, Sequence: 4}, Bytes: 12}
+	b := string(g.JSON())
+	if !strings.Contains(b, `"event":"`+g.Event.String()+`","bytes":12`) || strings.Contains(b, `"message":""`) {
+		t.Errorf("got %s", b)
+	}
+	if b := string(Gap{Reason: GapSkipped}.JSON()); strings.Contains(b, `"event"`) || strings.Contains(b, `"bytes"`) {
+		t.Errorf("of any number of events: %s", b)
+	}
+}

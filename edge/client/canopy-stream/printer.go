@@ -59,6 +59,8 @@ func (c *commandLine) colours(out io.Writer) bool {
 func (p *printer) print(e client.Event) error {
 	p.buffer.Reset()
 	switch {
+	case !p.pretty && e.JSON == nil:
+		return nil // what only the client tells of goes to standard error
 	case !p.pretty:
 		p.buffer.Write(e.JSON)
 		p.buffer.WriteByte('\n')

@@ -310,7 +310,7 @@ func TestToShareOutABlockTakesAsLongForEachReaderHoweverManyThereAre(t *testing.
 			p.waiting = append(p.waiting, &replay{reader: r, account: &account{}})
 		}
 		best := time.Hour
-		for range 3 {
+		for range 10 {
 			began := time.Now()
 			p.charge(onAccountOf(t.Context(), p.waiting[0].account), event.Cursor{Log: 7, Sequence: 10}, b, eventCost)
 			best = min(best, time.Since(began))
@@ -323,7 +323,7 @@ func TestToShareOutABlockTakesAsLongForEachReaderHoweverManyThereAre(t *testing.
 	const few, more = 1000, 40
 	one, all := takes(few), takes(more*few)
 	t.Logf("%d readers: %v, %d: %v", few, one, more*few, all)
-	if all > 4*more*one {
+	if all > 10*more*one { // shared out one by one it is hundreds of times as long
 		t.Errorf("%d readers take %v, and %d times fewer %v", more*few, all, more, one)
 	}
 }

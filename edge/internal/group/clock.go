@@ -7,7 +7,7 @@ const tickEvery = 25 * time.Millisecond
 
 // needsClock says whether time changes anything.
 func (r *rotation) needsClock() bool {
-	return len(r.busy) > 0 || len(r.held) > 0 || r.keep
+	return len(r.busy) > 0 || len(r.held) > 0 || r.keep || r.notice != nil && r.notice.suspect
 }
 
 // tick does what is due: Pings, members that are slow, silent or leave, events that wait
@@ -41,7 +41,7 @@ func (r *rotation) tick(now time.Duration, connected bool) {
 
 // waits says whether time changes anything for m.
 func (m *Member) waits() bool {
-	return m.state != left && (m.flight.len() > 0 || m.state == leaving || m.state == slow || m.stalled != 0)
+	return m.state != left && (m.flight.len() > 0 || m.state == leaving || m.state == slow || m.stalled != 0 || m.trial != nil)
 }
 
 // look does what is due for one member.
@@ -72,7 +72,7 @@ func (r *rotation) look(m *Member, now time.Duration) {
 		r.end(m, now)
 	case silence >= silentAfter:
 		r.done.silent = append(r.done.silent, m)
-		r.leave(m, false, now)
+		r.leave(m, Failed, now)
 	case silence >= slowAfter && m.state == ready:
 		r.exit(m, now)
 		m.state, m.window = slow, min(firstWindow, m.window)

@@ -25,6 +25,7 @@ type Status struct {
 	Given       uint64  `json:"given"`
 	Repeated    uint64  `json:"repeated"`    // given to a second member
 	Redelivered uint64  `json:"redelivered"` // sent again by JetStream while they were here
+	Suspect     int     `json:"suspect"`     // of those that wait, to be tried alone
 	Expired     uint64  `json:"expired"`     // waited too long and were left to JetStream
 	AckFloor    uint64  `json:"ack_floor"`   // when the consumer was looked at last
 	Oldest      float64 `json:"oldest_unacknowledged_seconds"`
@@ -39,7 +40,7 @@ func (g *Group) status(now time.Duration) Status {
 	s := Status{
 		Application: g.key.Application, Group: g.key.Name, Public: g.key.Public,
 		Stream: g.subject.stream, Consumer: g.subject.consumer,
-		Members: r.members, Waiting: len(r.back) + r.fresh.len(),
+		Members: r.members, Waiting: len(r.back) + r.fresh.len() + len(r.suspects), Suspect: len(r.suspects),
 		Given: r.stats.given, Repeated: r.stats.returned, Redelivered: r.stats.repeated, Expired: r.stats.expired,
 		AckFloor: g.seen.floor,
 	}

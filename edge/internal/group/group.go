@@ -73,6 +73,7 @@ func newGroup(h *Hub, key Key, s subjects, inbound chan *nats.Msg) *Group {
 		room = h.publicRoom
 	}
 	g.rotation = newRotation(h.config.limits(room), room)
+	g.rotation.describe = func(d *delivery) event.Gap { return describeGap(key.Application, g.log(), d) }
 	return g
 }
 
@@ -102,6 +103,7 @@ func (g *Group) receive(list []*nats.Msg) {
 		switch d := next.event; {
 		case d == nil:
 		case next.wanted:
+			g.suspect(d)
 			g.rotation.take(d, now)
 		default:
 			g.rotation.done.acks = append(g.rotation.done.acks, d.reply)

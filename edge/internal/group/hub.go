@@ -82,6 +82,7 @@ type Config struct {
 func (c Config) limits(r *room) limits {
 	return limits{
 		window: c.Groups.MemberInFlight, group: c.Groups.InFlight, share: r.limit / roomShare, ackWait: c.Groups.AckWait,
+		tries: c.Groups.MaxDeliveries,
 	}
 }
 
@@ -108,6 +109,8 @@ type Hub struct {
 	drains  drains
 	quota   *quota
 	losses  losses
+
+	failures failures
 
 	publicRoom  *room         // what public readers' groups may have of room
 	slots       chan struct{} // requests about consumers that are under way
@@ -143,7 +146,8 @@ func New(cfg Config, nc, requests *nats.Conn, streams Streams, log *zap.Logger, 
 		room: &room{limit: cfg.Bytes}, queue: newQueueOfGroups(), quota: newQuota(cfg.Limits),
 		slots: make(chan struct{}, requestsAtOnce), publicSlots: make(chan struct{}, requestsAtOnce/publicShare),
 		drains: drains{nc: nc}, losses: losses{of: map[string]map[uint64]loss{}},
-		groups: map[Key]*Group{}, byDeliver: map[string]*Group{}, byConsumer: map[string]*Group{}, retentions: map[int]retention{},
+		failures: failures{of: map[string]map[uint64]remembered{}},
+		groups:   map[Key]*Group{}, byDeliver: map[string]*Group{}, byConsumer: map[string]*Group{}, retentions: map[int]retention{},
 	}
 	h.publicRoom = &room{limit: cfg.Bytes / publicShare, within: h.room}
 	for range cfg.Workers {
@@ -373,6 +377,7 @@ func (h *Hub) all() []*Group {
 func (h *Hub) tidy() {
 	now := h.now()
 	h.losses.tidy(now)
+	h.failures.tidy(now)
 	connected := h.nc.IsConnected()
 	if n := h.nc.Stats().Reconnects; n != h.reconnects {
 		h.reconnects = n

@@ -9,7 +9,8 @@ import (
 )
 
 // leave begins the end of a membership, or ends it.
-func (r *rotation) leave(m *Member, grace bool, now time.Duration) {
+func (r *rotation) leave(m *Member, how Departure, now time.Duration) {
+	grace := how == Dismissed
 	switch m.state {
 	case joining, early:
 		m.state = early
@@ -21,6 +22,9 @@ func (r *rotation) leave(m *Member, grace bool, now time.Duration) {
 		return
 	case ready:
 		r.exit(m, now)
+	}
+	if m.state != leaving && how >= Failed && !r.stopped {
+		r.blame(m, how, now)
 	}
 	if m.state != leaving {
 		m.state = leaving
@@ -46,6 +50,7 @@ func (r *rotation) end(m *Member, now time.Duration) {
 	if m.state == ready {
 		r.exit(m, now)
 	}
+	r.conclude(m)
 	m.state = left
 	r.members--
 	for _, d := range m.flight.all() {
@@ -58,13 +63,27 @@ func (r *rotation) end(m *Member, now time.Duration) {
 	}
 }
 
-// giveBack has d go to the next members, before what nobody had yet.
+// giveBack has d go to the next members, before what nobody had yet, or be tried alone. What
+// was tried too often is given up.
 func (r *rotation) giveBack(d *delivery) {
 	if d.void {
 		return
 	}
-	if d.gap != nil {
+	if r.exhausted(d) {
+		if d = r.giveUp(d); d == nil {
+			return
+		}
+	}
+	if d.reply == "" {
 		r.say(*d.gap)
+		r.notice.more(d.doubt)
+		return
+	}
+	if d.suspect {
+		i, _ := slices.BinarySearchFunc(r.suspects, d, func(a, b *delivery) int {
+			return cmp.Or(cmp.Compare(a.failed, b.failed), cmp.Compare(a.seq, b.seq))
+		})
+		r.suspects = slices.Insert(r.suspects, i, d)
 		return
 	}
 	i, _ := slices.BinarySearchFunc(r.back, d, func(a, b *delivery) int { return cmp.Compare(a.seq, b.seq) })
@@ -74,18 +93,21 @@ func (r *rotation) giveBack(d *delivery) {
 // handBack gives everything that waits to JetStream, in order. What the log has forgotten
 // stays, as long as there are members who may take it; else it is lost.
 func (r *rotation) handBack() {
-	list := slices.Concat(r.back, r.fresh.all())
+	for _, m := range slices.Clone(r.trials) {
+		r.release(m)
+	}
+	list := slices.Concat(r.back, r.fresh.all(), r.suspects)
 	slices.SortFunc(list, func(a, b *delivery) int { return cmp.Compare(a.seq, b.seq) })
-	r.back, r.fresh = nil, queue[*delivery]{}
+	r.back, r.fresh, r.suspects = nil, queue[*delivery]{}, nil
 	stay := r.members > 0 && !r.stopped
 	for _, d := range list {
 		switch {
 		case d.lease != forever:
-			r.done.naks = append(r.done.naks, d.reply)
+			r.refuse(d)
 			r.ceded.add(d.seq)
 			r.forget(d)
 		case stay:
-			r.back = append(r.back, d)
+			r.giveBack(d)
 		default:
 			r.done.lost = append(r.done.lost, d.seq)
 			r.forget(d)
@@ -93,6 +115,19 @@ func (r *rotation) handBack() {
 	}
 	if !stay {
 		r.loseNotice()
+	}
+}
+
+// refuse hands an event to JetStream, with what other edges must know of it. It rests there
+// as it would have here.
+func (r *rotation) refuse(d *delivery) {
+	if d.suspect {
+		r.confide(d)
+	}
+	if d.failed > 0 {
+		r.done.later = append(r.done.later, d.reply)
+	} else {
+		r.done.naks = append(r.done.naks, d.reply)
 	}
 }
 
@@ -113,8 +148,13 @@ func (r *rotation) restart() {
 		r.forget(d)
 		d.void = true
 	}
-	r.back, r.fresh, r.notice, r.ceded = nil, queue[*delivery]{}, nil, ceded{}
+	r.back, r.fresh, r.suspects, r.notice, r.ceded = nil, queue[*delivery]{}, nil, nil, ceded{}
 	r.done.lost, r.done.ceded = nil, nil
+	for _, m := range slices.Clone(r.trials) {
+		if !m.tries() {
+			r.conclude(m)
+		}
+	}
 }
 
 // stop gives nothing more out. What members have they may acknowledge.

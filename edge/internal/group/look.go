@@ -37,6 +37,7 @@ func (h *Hub) consumerDeleted(msg *nats.Msg) {
 		g.lookSoon()
 	} else {
 		h.losses.drop(strings.TrimPrefix(msg.Subject, deletedAdvisory))
+		h.failures.drop(strings.TrimPrefix(msg.Subject, deletedAdvisory))
 	}
 }
 

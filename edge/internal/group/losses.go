@@ -166,6 +166,9 @@ type word struct {
 	// somebody else has it, or nobody.
 	Ceded uint64 `json:"ceded,omitempty"`
 
+	// Failed is what is held against events.
+	Failed []failure `json:"failed,omitempty"`
+
 	// Told says that a member knows what may be missing between two sequences.
 	Told *span `json:"told,omitempty"`
 }
@@ -229,6 +232,9 @@ func (h *Hub) wordCame(msg *nats.Msg) {
 	}
 	if w.Ceded > 0 {
 		h.forgotten(consumer, w.Ceded)
+	}
+	if len(w.Failed) > 0 {
+		h.failuresCame(consumer, w.Failed)
 	}
 	if w.Told != nil {
 		h.losses.remove(consumer, w.Told.After, w.Told.Before)

@@ -68,6 +68,9 @@ type Member struct {
 	window   int           // events that it may have and not have acknowledged
 	leaveBy  time.Duration
 	askNow   bool // a Ping is to go out now
+
+	trial    *delivery // the one event that it is kept for, or has and nothing else; nil mostly
+	answered bool      // it has answered a Ping since it was kept for that
 }
 
 // ping is one that was sent.
@@ -115,14 +118,15 @@ func (m *Member) Drained() {
 	g.schedule()
 }
 
-// Leave ends the membership. With grace the client has a moment to acknowledge what it
-// was given; the rest goes to other members. Detached follows when nothing is written any
-// more. It may be called more than once, and without grace after with.
-func (m *Member) Leave(grace bool) {
+// Leave ends the membership. One that is Dismissed has a moment to acknowledge what it was
+// given; the rest goes to other members. Detached follows when nothing is written any
+// more. It may be called more than once: the first call says why, and any other way than
+// Dismissed ends the moment.
+func (m *Member) Leave(how Departure) {
 	g := m.group
 	g.mu.Lock()
 	now := g.hub.now()
-	g.rotation.leave(m, grace, now)
+	g.rotation.leave(m, how, now)
 	if !m.gone {
 		m.gone = true
 		g.sockets--

@@ -11,7 +11,7 @@ type metrics struct {
 	writes, deliveries, bytes                               prometheus.Counter
 	acknowledged, refused, redelivered, repeated            prometheus.Counter
 	slowed, silent, faults, foreign, unanswered, lookErrors prometheus.Counter
-	created, remade, failovers, gaps                        prometheus.Counter
+	created, remade, failovers, gaps, undeliverable, untold prometheus.Counter
 	age                                                     prometheus.Histogram
 }
 
@@ -23,23 +23,25 @@ func newMetrics(reg prometheus.Registerer, h *Hub) *metrics {
 	}
 	reg.MustRegister(newGauges(h))
 	m := &metrics{
-		writes:       counter("writes_total", "Writes of events to members."),
-		deliveries:   counter("deliveries_total", "Events written to members, repeats included."),
-		bytes:        counter("written_bytes_total", "Bytes of events and Pings written to members."),
-		acknowledged: counter("acknowledged_total", "Events acknowledged to JetStream, or passed over because of their channel."),
-		refused:      counter("refused_total", "Events handed back to JetStream, because no member could take them."),
-		redelivered:  counter("redelivered_total", "Events that JetStream has sent again."),
-		repeated:     counter("repeated_total", "Events written to a second member, because the first one did not acknowledge."),
-		slowed:       counter("slow_total", "Times that a member owed an acknowledgement for 250 ms and was passed over until it gave one."),
-		silent:       counter("silent_total", "Members dropped because they acknowledged nothing."),
-		faults:       counter("faulty_events_total", "Stored messages that are no events."),
-		foreign:      counter("foreign_messages_total", "Messages on our subjects that no consumer had sent."),
-		unanswered:   counter("unanswered_total", "Acknowledgements that could not be published."),
-		lookErrors:   counter("look_errors_total", "Looks at a consumer that failed."),
-		created:      counter("created_total", "Consumers made for groups."),
-		remade:       counter("remade_total", "Consumers that were gone and were made again."),
-		failovers:    counter("failovers_total", "Consumers of one copy that were made again on another node, because theirs did not answer."),
-		gaps:         counter("gaps_total", "Times that events of a group were gone, or may have been."),
+		writes:        counter("writes_total", "Writes of events to members."),
+		deliveries:    counter("deliveries_total", "Events written to members, repeats included."),
+		bytes:         counter("written_bytes_total", "Bytes of events and Pings written to members."),
+		acknowledged:  counter("acknowledged_total", "Events acknowledged to JetStream, or passed over because of their channel."),
+		refused:       counter("refused_total", "Events handed back to JetStream, because no member could take them."),
+		redelivered:   counter("redelivered_total", "Events that JetStream has sent again."),
+		repeated:      counter("repeated_total", "Events written to a second member, because the first one did not acknowledge."),
+		slowed:        counter("slow_total", "Times that a member owed an acknowledgement for 250 ms and was passed over until it gave one."),
+		silent:        counter("silent_total", "Members dropped because they acknowledged nothing."),
+		faults:        counter("faulty_events_total", "Stored messages that are no events."),
+		foreign:       counter("foreign_messages_total", "Messages on our subjects that no consumer had sent."),
+		unanswered:    counter("unanswered_total", "Acknowledgements that could not be published."),
+		lookErrors:    counter("look_errors_total", "Looks at a consumer that failed."),
+		created:       counter("created_total", "Consumers made for groups."),
+		remade:        counter("remade_total", "Consumers that were gone and were made again."),
+		failovers:     counter("failovers_total", "Consumers of one copy that were made again on another node, because theirs did not answer."),
+		gaps:          counter("gaps_total", "Times that events of a group were gone, or may have been."),
+		undeliverable: counter("undeliverable_total", "Events set aside, because every member that was given one alone failed."),
+		untold:        counter("untold_total", "Gap events that no member took, because every one that was given it failed."),
 		age: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "canopy_edge_group_event_age_seconds",
 			Help:    "Age of an event, since it was appended to Kafka, when it was written to a member.",

@@ -4,6 +4,8 @@ import "canopy/shared/event"
 
 // outcome is what a rotation has decided and a worker is to do, in this order.
 type outcome struct {
+	failures []failure // what other edges must know, before anything is handed back
+
 	acks, naks, later, progress []string // replies
 
 	writes []write
@@ -12,6 +14,9 @@ type outcome struct {
 	lost  []uint64    // events that the log has forgotten and nobody can give any more
 	ceded []uint64    // events that it has forgotten after they were left to JetStream
 	told  []event.Gap // that members have had
+
+	aside  []event.Gap // which tell of events that are set aside from now on
+	untold []event.Gap // that no member takes
 
 	repeated int // of these, how many some other member may have had
 	slowed   int // members that were found slow
@@ -35,7 +40,7 @@ func (o *outcome) add(m *Member, events []*delivery, ping uint64) {
 }
 
 func (o *outcome) empty() bool {
-	return len(o.acks)+len(o.naks)+len(o.later)+len(o.progress)+len(o.writes)+len(o.silent)+len(o.ended)+len(o.lost)+len(o.ceded)+len(o.told)+o.slowed == 0
+	return len(o.acks)+len(o.naks)+len(o.later)+len(o.progress)+len(o.writes)+len(o.silent)+len(o.ended)+len(o.lost)+len(o.ceded)+len(o.told)+len(o.failures)+len(o.aside)+len(o.untold)+o.slowed == 0
 }
 
 // reset gives an empty outcome that keeps o's memory, unless it is much.

@@ -54,6 +54,7 @@ type limits struct {
 	window  int           // events that one member has not acknowledged
 	group   int           // events of the group that no member has acknowledged, on all edges
 	share   int64         // bytes of events that one group may hold
+	tries   int           // of an event alone that fail before it is set aside, 0 for any number
 	ackWait time.Duration // after which JetStream gives an event to somebody else
 }
 
@@ -64,11 +65,12 @@ type delivery struct {
 	data     []byte     // JSON as the log holds it
 	appended int64      // to Kafka, ms since 1970, 0 if unknown
 	reply    string     // where it is acknowledged; empty for a notice
-	gap      *event.Gap // what a notice of the edge's own says, else nil
+	gap      *event.Gap // what a notice of the edge's own says, or what the data says in place of an event that is set aside; else nil
 	ping     uint64     // the Ping that asks for it, 0 as long as none was sent
 	given    bool       // some member may have had it
 	void     bool       // its stream is gone
 	came     time.Duration
+	doubt
 
 	// lease is when JetStream may give it to somebody else: after it, the edge gives it
 	// to nobody. sure is the same without renewals, which may have been lost.
@@ -79,11 +81,12 @@ type delivery struct {
 // comes in as an argument, and what is to be done goes out in done. Times are durations
 // since some beginning.
 //
-// The events of a group on this edge are in one of three places: back, fresh, or the
-// flight of a member; held has them all.
+// The events of a group on this edge are in one of five places: back, fresh, suspects, the
+// flight of a member, or kept for one as its trial; held has them all.
 type rotation struct {
-	limits limits
-	room   *room
+	limits   limits
+	room     *room
+	describe func(*delivery) event.Gap // what tells of an event that is set aside
 
 	turn    *Member // of the ring of ready members
 	ready   int
@@ -100,6 +103,9 @@ type rotation struct {
 	renew  time.Duration    // when the next lease is to be renewed
 	ceded  ceded
 	alone  bool // a member is ready again, after there was no subscription
+
+	suspects []*delivery // given back by members that failed; those that failed least often first, these in order
+	trials   []*Member   // that are given one event alone, or are kept for that
 
 	busy  []*Member // that have something in flight, or leave
 	dirty []*Member // that have something to be written
@@ -147,6 +153,7 @@ func (r *rotation) reenter(m *Member) {
 
 // exit takes m out of the ring.
 func (r *rotation) exit(m *Member, now time.Duration) {
+	r.release(m)
 	r.ready--
 	if m.next == m {
 		r.turn = nil
@@ -177,6 +184,9 @@ func (r *rotation) take(d *delivery, now time.Duration) {
 		r.stats.repeated++
 		return
 	}
+	if r.exhausted(d) { // another edge has found that, and had nobody to tell
+		d = r.setAside(d)
+	}
 	switch {
 	case r.stopped || r.members == 0 && !r.keep:
 		r.done.naks = append(r.done.naks, d.reply)
@@ -196,7 +206,11 @@ func (r *rotation) take(d *delivery, now time.Duration) {
 	r.held[d.seq] = d
 	r.ceded.remove(d.seq)
 	r.bytes += int64(len(d.data))
-	r.fresh.push(d)
+	if d.suspect {
+		r.giveBack(d)
+	} else {
+		r.fresh.push(d)
+	}
 }
 
 // own says whether an event is here. If so, the log has forgotten it, and it is nowhere else:
@@ -221,10 +235,11 @@ func (r *rotation) ownBefore(oldest uint64) {
 // say has a notice given to the next member whose turn it is, with what the one before says
 // if nobody has had that.
 func (r *rotation) say(gap event.Gap) {
+	var against doubt
 	if r.notice != nil {
-		gap = merge(*r.notice.gap, gap)
+		gap, against = merge(*r.notice.gap, gap), r.notice.doubt
 	}
-	r.notice = &delivery{seq: gap.Before.Sequence - 1, data: gap.JSON(), gap: &gap}
+	r.notice = &delivery{seq: gap.Before.Sequence - 1, data: gap.JSON(), gap: &gap, doubt: against}
 }
 
 // merge gives a gap for two that nobody has been told of.
@@ -245,10 +260,18 @@ func merge(a, b event.Gap) event.Gap {
 }
 
 // assign gives out what waits, in strict rotation: it stops at a member that can take
-// nothing now. With over no member can, since too many bytes wait for stalled sockets.
+// nothing now, but for those on trial. With over no member can, since too many bytes wait for
+// stalled sockets.
 func (r *rotation) assign(now time.Duration, over bool) {
-	for r.turn != nil && !over && !r.stopped {
+	if !over && !r.stopped {
+		r.try(now)
+	}
+	for passed := 0; r.turn != nil && passed < r.ready && !over && !r.stopped; {
 		m := r.turn
+		if m.trial != nil {
+			r.turn, passed = m.next, passed+1
+			continue
+		}
 		if !r.takes(m) {
 			r.attend(m) // if that lasts, it loses its turn
 			break
@@ -258,7 +281,7 @@ func (r *rotation) assign(now time.Duration, over bool) {
 			break
 		}
 		r.give(m, d, now)
-		r.turn = m.next
+		r.turn, passed = m.next, 0
 	}
 	for _, m := range r.dirty {
 		r.flush(m, now)
@@ -287,7 +310,7 @@ func (r *rotation) full(m *Member) bool {
 
 // next takes the event that goes out next, nil if none waits.
 func (r *rotation) next(now time.Duration) *delivery {
-	if d := r.notice; d != nil {
+	if d := r.notice; d != nil && !d.suspect {
 		r.notice = nil
 		return d
 	}
@@ -302,13 +325,27 @@ func (r *rotation) next(now time.Duration) *delivery {
 		default:
 			return nil
 		}
-		if now < d.lease-leaseMargin {
+		switch {
+		case r.lapsed(d, now):
+			r.expire(d)
+		case d.suspect:
+			r.giveBack(d)
+		default:
 			return d
 		}
-		r.ceded.add(d.seq)
-		r.forget(d) // JetStream will give it to somebody, perhaps to us
-		r.stats.expired++
 	}
+}
+
+// lapsed says whether JetStream may give an event to somebody else.
+func (r *rotation) lapsed(d *delivery, now time.Duration) bool {
+	return d.reply != "" && now >= d.lease-leaseMargin
+}
+
+// expire leaves an event to JetStream, which will give it to somebody, perhaps to us.
+func (r *rotation) expire(d *delivery) {
+	r.ceded.add(d.seq)
+	r.forget(d)
+	r.stats.expired++
 }
 
 // forget drops an event that this edge has no more to do with.
@@ -365,8 +402,9 @@ func (r *rotation) flush(m *Member, now time.Duration) {
 		return
 	}
 	full := r.full(m)
+	bare := m.trial != nil && !m.answered && m.flight.len() == 0 && m.pings.len() == 0
 	var asked uint64
-	if m.unasked > 0 && (m.pings.len() == 0 || m.unasked >= writeEvents || full || m.askNow) {
+	if m.unasked > 0 && (m.pings.len() == 0 || m.unasked >= writeEvents || full || m.askNow) || bare {
 		m.counter++
 		asked = m.counter
 		m.pings.push(ping{asked, now})
@@ -403,15 +441,18 @@ func (r *rotation) pong(m *Member, counter uint64, now time.Duration) {
 		}
 		m.flight.pop()
 		m.bytes -= len(d.data)
+		if d == m.trial {
+			r.conclude(m)
+		}
 		r.forget(d)
-		if d.gap != nil {
+		if d.gap != nil && d.reply == "" {
 			r.done.told = append(r.done.told, *d.gap)
 		}
 		if d.reply != "" && !d.void { // a new stream has another event with the sequence of a void one
 			r.done.acks = append(r.done.acks, d.reply)
 		}
 	}
-	m.heard = now
+	m.heard, m.answered = now, true
 	m.window = min(2*m.window, r.limits.window)
 	switch {
 	case m.state == slow && m.stalled == 0:

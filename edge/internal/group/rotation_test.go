@@ -37,20 +37,33 @@ type stand struct {
 	renewed []uint64
 	lost    []uint64
 	told    []event.Gap
+	aside   []event.Gap
+	untold  []event.Gap
+	later   []uint64
+	known   []failure
+	back    map[*Member]time.Duration // when those that failed come back
+	gaps    map[*Member][]event.Gap
 }
 
 func newStand(t *testing.T, members int) *stand {
 	s := &stand{
 		t: t, now: time.Second,
-		r:   newRotation(limits{window: 256, group: 1024, share: 1 << 20, ackWait: 20 * time.Second}, &room{limit: 1 << 20}),
-		got: map[*Member][]uint64{}, pings: map[*Member][]uint64{}, writes: map[*Member]int{},
+		r:    newRotation(limits{window: 256, group: 1024, share: 1 << 20, tries: 3, ackWait: 20 * time.Second}, &room{limit: 1 << 20}),
+		gaps: map[*Member][]event.Gap{},
+		got:  map[*Member][]uint64{}, pings: map[*Member][]uint64{}, writes: map[*Member]int{},
 	}
+	s.r.describe = func(d *delivery) event.Gap { return describeGap("a", 1, d) }
 	for range members {
-		m := &Member{socket: &plainSocket{}, window: 256}
-		s.members = append(s.members, m)
-		s.r.open(m)
+		s.join()
 	}
 	return s
+}
+
+func (s *stand) join() *Member {
+	m := &Member{socket: &plainSocket{}, window: 256}
+	s.members = append(s.members, m)
+	s.r.open(m)
+	return m
 }
 
 // events brings the events from..to, and lets the rotation work.
@@ -81,9 +94,14 @@ func (s *stand) work() {
 		s.renewed = append(s.renewed, number(o.progress)...)
 		s.lost = append(s.lost, o.lost...)
 		s.told = append(s.told, o.told...)
+		s.aside, s.untold = append(s.aside, o.aside...), append(s.untold, o.untold...)
+		s.later, s.known = append(s.later, number(o.later)...), append(s.known, o.failures...)
 		for _, w := range o.writes {
 			s.writes[w.member]++
 			for _, d := range o.events[w.from:w.to] {
+				if d.gap != nil {
+					s.gaps[w.member] = append(s.gaps[w.member], *d.gap)
+				}
 				s.got[w.member] = append(s.got[w.member], d.seq)
 			}
 			if w.ping != 0 {
@@ -220,6 +238,7 @@ func TestWhatASilentMemberHadGoesToTheOthersAfterTenSeconds(t *testing.T) {
 	s.pass(silentAfter - 2*tickEvery)
 	s.want("before", s.got[b], []uint64{2})
 	s.pass(3 * tickEvery)
+	s.answer(b) // the Ping that asks whether it can be given what another one failed on
 	s.want("after", s.got[b], []uint64{2, 1})
 	s.want("told", [2]int{a.socket.(*plainSocket).unanswering, a.socket.(*plainSocket).ended}, [2]int{1, 1})
 	s.answer(a)
@@ -232,18 +251,18 @@ func TestAMemberThatLeavesMayStillAcknowledgeWithinTheGrace(t *testing.T) {
 	s := newStand(t, 2)
 	a, b := s.members[0], s.members[1]
 	s.events(1, 4)
-	s.r.leave(a, true, s.now)
+	s.r.leave(a, Dismissed, s.now)
 	s.work()
 	s.want("Pings to the one that leaves", s.pings[a], []uint64{1})
 	s.want("told before its answer", a.socket.(*plainSocket).ended, 0)
 	s.answer(a)
 	s.want("acknowledged", s.acked, []uint64{1, 3})
 	s.want("told", a.socket.(*plainSocket).ended, 1)
-	s.r.leave(b, true, s.now)
+	s.r.leave(b, Dismissed, s.now)
 	s.pass(leaveGrace)
 	s.want("handed back in order", s.nacked, []uint64{2, 4})
 	s.want("told", b.socket.(*plainSocket).ended, 1)
-	s.r.leave(b, false, s.now)
+	s.r.leave(b, Gone, s.now)
 	s.work()
 	s.want("told again", b.socket.(*plainSocket).ended, 1)
 	s.want("subscriptions for a moment", s.r.subscriptions(), 1)
@@ -288,7 +307,7 @@ func TestAnEventThatTheLogHasForgottenIsGivenHoweverLate(t *testing.T) {
 	s.r.ownBefore(5)
 	s.want("is lost", s.lost, []uint64(nil))
 	for _, m := range s.members {
-		s.r.leave(m, false, s.now)
+		s.r.leave(m, Gone, s.now)
 	}
 	s.work()
 	s.want("is lost", s.lost, []uint64{2, 4})
@@ -331,14 +350,14 @@ func TestANoticeThatNoMemberIsLeftForIsLost(t *testing.T) {
 	s := newStand(t, 1)
 	s.r.say(event.Gap{Reason: event.GapRetention, After: event.Cursor{Sequence: 5}, Before: event.Cursor{Sequence: 9}})
 	s.work()
-	s.r.leave(s.members[0], false, s.now)
+	s.r.leave(s.members[0], Gone, s.now)
 	s.work()
 	s.want("is lost", s.lost, []uint64{6})
 }
 
 func TestWhatWasLeftToJetStreamLatelyMayBeLost(t *testing.T) {
 	left := func(s *stand) {
-		s.r.leave(s.members[0], false, s.now)
+		s.r.leave(s.members[0], Gone, s.now)
 		s.work()
 	}
 	for _, c := range []struct {
@@ -527,11 +546,11 @@ func TestOneGroupLeavesRoomForOthers(t *testing.T) {
 func TestASocketThatIsClosedBeforeItOpensIsDetachedWhenItDoes(t *testing.T) {
 	for name, then := range map[string]func(*rotation, *Member){
 		"it opens":      func(r *rotation, m *Member) { r.open(m) },
-		"it never does": func(r *rotation, m *Member) { r.leave(m, false, 0) },
+		"it never does": func(r *rotation, m *Member) { r.leave(m, Gone, 0) },
 	} {
 		s := newStand(t, 0)
 		m := &Member{socket: &plainSocket{}}
-		s.r.leave(m, true, s.now)
+		s.r.leave(m, Dismissed, s.now)
 		if n := len(s.r.done.ended); n != 0 {
 			t.Errorf("%s: it was detached before, when no close frame could be written", name)
 		}

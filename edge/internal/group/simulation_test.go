@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"canopy/shared/event"
 )
 
 // schedules is how many schedules TestNoScheduleLosesAnEvent runs, unless
@@ -17,7 +19,8 @@ const schedules = 2000
 // The simulation has one consumer as JetStream would serve it, some edges with a rotation
 // each, and clients. Every step of it is chosen by chance: an event is stored, a message
 // arrives, a client reads, answers, stalls, closes or vanishes, an edge is cut off or
-// dies, time passes.
+// dies, time passes. In every other schedule some events are poisoned: whoever reads one
+// crashes, finds it too big, or falls asleep.
 type simulation struct {
 	t    *testing.T
 	seed uint64
@@ -30,6 +33,8 @@ type simulation struct {
 	clients  []*simClient
 
 	read    map[uint64]int // by clients, by sequence
+	poison  map[uint64]int // what a client does that reads an event
+	gaps    map[uint64]int // read by clients, by the sequence of the event that is set aside
 	allowed int            // repeats that the faults so far explain
 	trace   []string
 }
@@ -64,6 +69,7 @@ type simEdge struct {
 	down      []simMessage // to the edge
 	up        []simMessage // to NATS
 	subs      int          // as NATS knows them
+	known     failures     // what is held against events
 }
 
 type simMessage struct {
@@ -81,6 +87,7 @@ type simClient struct {
 	given   []uint64 // sequences that were written to it
 	owed    int64
 	stuck   bool // reads nothing for now
+	asleep  bool // reads nothing until it is dropped
 	gone    bool // closed or vanished: reads nothing ever again
 	left    bool
 	ended   int
@@ -89,8 +96,21 @@ type simClient struct {
 
 type simFrame struct {
 	seq  uint64 // 0 for a Ping
+	gap  bool   // it tells of the event, and is not it
 	ping uint64
 }
+
+// what a poisoned event does to its reader
+const (
+	simCrash = iota + 1
+	simTooBig
+	simSleep
+)
+
+const (
+	simTries  = 4
+	simPoison = 20 // of so many events one is poisoned
+)
 
 func (c *simClient) Send([]byte, bool) { c.sim.t.Fatal("the simulation writes by itself") }
 func (c *simClient) Owed() int64       { return c.owed }
@@ -101,7 +121,7 @@ func newSimulation(t *testing.T, seed uint64) *simulation {
 	s := &simulation{
 		t: t, seed: seed, rand: rand.New(rand.NewPCG(seed, 1)), now: time.Second, room: &room{limit: 1 << 20},
 		consumer: simConsumer{next: 1, pending: map[uint64]*simPending{}, acked: map[uint64]bool{}},
-		read:     map[uint64]int{},
+		read:     map[uint64]int{}, poison: map[uint64]int{}, gaps: map[uint64]int{},
 	}
 	for range 1 + s.rand.IntN(3) {
 		s.addEdge()
@@ -123,8 +143,9 @@ func (s *simulation) fail(format string, args ...any) {
 
 func (s *simulation) addEdge() {
 	window := 1 + s.rand.IntN(8)
-	e := &simEdge{id: len(s.edges), connected: true}
-	e.rotation = newRotation(limits{window: window, group: simMaxAck, share: 1 << 20, ackWait: simAckWait}, s.room)
+	e := &simEdge{id: len(s.edges), connected: true, known: failures{of: map[string]map[uint64]remembered{}}}
+	e.rotation = newRotation(limits{window: window, group: simMaxAck, share: 1 << 20, tries: simTries, ackWait: simAckWait}, s.room)
+	e.rotation.describe = func(d *delivery) event.Gap { return describeGap("a", 1, d) }
 	s.edges = append(s.edges, e)
 }
 
@@ -158,6 +179,16 @@ func (s *simulation) serve(e *simEdge) {
 }
 
 func (s *simulation) carryOut(e *simEdge, o *outcome) {
+	s.spread(e, o.failures)
+	for _, gap := range o.aside {
+		s.log("edge %d sets %d aside", e.id, gap.Event.Sequence)
+		if s.poison[gap.Event.Sequence] == 0 {
+			s.fail("%d is set aside, which harms nobody", gap.Event.Sequence)
+		}
+	}
+	for _, gap := range o.untold {
+		s.fail("nobody is told of %d", gap.Event.Sequence)
+	}
 	for text, replies := range map[string][]string{"+ACK": o.acks, "-NAK": o.naks, "+WPI": o.progress, "later": o.later} {
 		for _, reply := range replies {
 			seq, _ := strconv.ParseUint(reply, 10, 64)
@@ -173,7 +204,7 @@ func (s *simulation) carryOut(e *simEdge, o *outcome) {
 		}
 		for _, d := range o.events[w.from:w.to] {
 			s.checkLease(e, d.seq)
-			c.inbox = append(c.inbox, simFrame{seq: d.seq})
+			c.inbox = append(c.inbox, simFrame{seq: d.seq, gap: d.gap != nil})
 			c.given = append(c.given, d.seq)
 		}
 		if w.ping != 0 {
@@ -191,6 +222,22 @@ func (s *simulation) carryOut(e *simEdge, o *outcome) {
 	}
 	for _, m := range o.ended {
 		m.socket.Detached()
+	}
+}
+
+// spread has the edges know what one of them says of events. Some do not hear it.
+func (s *simulation) spread(from *simEdge, list []failure) {
+	if len(list) == 0 {
+		return
+	}
+	for _, e := range s.edges {
+		if e != from && (!from.connected || !e.connected || s.rand.IntN(8) == 0) {
+			continue
+		}
+		e.known.note("", list, s.now)
+		for _, f := range list {
+			e.rotation.learn(f)
+		}
 	}
 }
 
@@ -252,7 +299,7 @@ func (s *simulation) answer(e *simEdge, m simMessage) {
 	}
 	switch m.text {
 	case "+ACK":
-		if s.read[m.seq] == 0 {
+		if s.read[m.seq]+s.gaps[m.seq] == 0 {
 			s.fail("%d is acknowledged, and no client has read it", m.seq)
 		}
 		delete(c.pending, m.seq)
@@ -279,7 +326,11 @@ func (s *simulation) flow(e *simEdge) bool {
 		}
 		m := e.down[0]
 		e.down = e.down[1:]
-		e.rotation.take(&delivery{seq: m.seq, data: []byte("x"), reply: strconv.FormatUint(m.seq, 10)}, s.now)
+		d := &delivery{seq: m.seq, data: []byte("x"), reply: strconv.FormatUint(m.seq, 10), doubt: e.known.against("", m.seq, 0)}
+		if s.poison[m.seq] == simTooBig {
+			d.data = make([]byte, 100)
+		}
+		e.rotation.take(d, s.now)
 		s.serve(e)
 		return true
 	}
@@ -300,9 +351,24 @@ func (s *simulation) reads(c *simClient) bool {
 	c.owed = 0
 	f := c.inbox[0]
 	c.inbox = c.inbox[1:]
-	if f.seq != 0 {
+	switch harm := s.poison[f.seq]; {
+	case f.gap:
+		s.gaps[f.seq]++
+	case harm == simSleep:
+		s.log("a client of edge %d sleeps on %d", c.edge.id, f.seq)
+		c.stuck, c.asleep = true, true
+	case harm != 0:
+		s.log("a client of edge %d fails on %d", c.edge.id, f.seq)
+		s.faultOf(c)
+		how := Failed
+		if harm == simTooBig {
+			how = TooBig
+		}
+		c.gone, c.left = true, true
+		c.edge.rotation.leave(c.member, how, s.now)
+	case f.seq != 0:
 		s.read[f.seq]++
-	} else {
+	default:
 		c.edge.rotation.pong(c.member, f.ping, s.now)
 	}
 	s.serve(c.edge)
@@ -349,14 +415,14 @@ func (s *simulation) leave(c *simClient, how int) {
 	switch how {
 	case 0: // the edge closes it
 		s.log("client leaves edge %d politely", c.edge.id)
-		c.edge.rotation.leave(c.member, true, s.now)
+		c.edge.rotation.leave(c.member, Dismissed, s.now)
 		// It may go on reading, and answers within the grace or not.
 		s.faultOf(c)
 	case 1, 2: // it closes, or is cut
 		s.log("client is cut off edge %d", c.edge.id)
 		s.faultOf(c)
 		c.gone = true
-		c.edge.rotation.leave(c.member, false, s.now)
+		c.edge.rotation.leave(c.member, []Departure{1: Gone, 2: Failed}[how], s.now)
 	}
 	c.left = true
 	s.serve(c.edge)
@@ -413,6 +479,9 @@ func (s *simulation) step() {
 	switch n := s.rand.IntN(100); {
 	case n < 15:
 		s.consumer.stored++
+		if s.seed%2 == 1 && s.rand.IntN(simPoison) == 0 {
+			s.poison[s.consumer.stored] = simCrash + s.rand.IntN(simSleep)
+		}
 	case n < 40:
 		s.deliver()
 	case n < 55:
@@ -426,7 +495,7 @@ func (s *simulation) step() {
 	case n < 91 && !e.dead && !e.rotation.stopped && len(s.clients) < 12:
 		s.join(e)
 	case n < 93 && c != nil:
-		c.stuck = !c.stuck
+		c.stuck = !c.stuck || c.asleep
 		if c.stuck && s.rand.IntN(2) == 0 {
 			c.owed = 1 // Pongs to its own Pings
 		}
@@ -458,7 +527,7 @@ func (s *simulation) settle() {
 		s.serve(e)
 	}
 	for _, c := range s.clients {
-		c.stuck = false
+		c.stuck = c.asleep
 	}
 	last := s.edges[len(s.edges)-1]
 	if last.dead || last.rotation.stopped {
@@ -466,7 +535,7 @@ func (s *simulation) settle() {
 		last = s.edges[len(s.edges)-1]
 	}
 	s.join(last)
-	for limit := s.now + 5*time.Minute; len(s.consumer.acked) < int(s.consumer.stored); {
+	for limit := s.now + time.Duration(5+5*len(s.poison))*time.Minute; len(s.consumer.acked) < int(s.consumer.stored); {
 		if s.now > limit {
 			s.fail("%d of %d events acknowledged; pending %v", len(s.consumer.acked), s.consumer.stored, s.consumer.pending)
 		}
@@ -479,6 +548,9 @@ func (s *simulation) settle() {
 				moved = s.reads(c) || moved
 			}
 		}
+		if !slices.ContainsFunc(last.members, func(c *simClient) bool { return !c.gone && !c.asleep && !c.left }) {
+			s.join(last) // clients come back
+		}
 		s.pass(100 * time.Millisecond)
 	}
 }
@@ -487,6 +559,12 @@ func (s *simulation) settle() {
 func (s *simulation) check() {
 	repeats := 0
 	for seq := uint64(1); seq <= s.consumer.stored; seq++ {
+		if told := s.gaps[seq] > 0; told != (s.poison[seq] != 0) {
+			s.fail("%d harms %d, and that it is set aside was told %d times", seq, s.poison[seq], s.gaps[seq])
+		}
+		if s.poison[seq] != 0 {
+			continue
+		}
 		if s.read[seq] == 0 {
 			s.fail("%d was read by nobody", seq)
 		}
@@ -499,14 +577,14 @@ func (s *simulation) check() {
 		if c.edge.dead {
 			continue
 		}
-		c.edge.rotation.leave(c.member, false, s.now)
+		c.edge.rotation.leave(c.member, Gone, s.now)
 		s.serve(c.edge)
 		if c.ended != 1 {
 			s.fail("client %d was told %d times that nothing more comes", i, c.ended)
 		}
 	}
 	for _, e := range s.edges {
-		if r := &e.rotation; !e.dead && (len(r.held) > 0 || len(r.back) > 0 || r.fresh.len() > 0 || r.ready != 0 || r.members != 0) {
+		if r := &e.rotation; !e.dead && (len(r.held) > 0 || len(r.back) > 0 || r.fresh.len() > 0 || len(r.suspects) > 0 || len(r.trials) > 0 || r.ready != 0 || r.members != 0) {
 			s.fail("edge %d still holds something: %d held, %d back, %d fresh, %d ready, %d members",
 				e.id, len(r.held), len(r.back), r.fresh.len(), r.ready, r.members)
 		}
@@ -524,7 +602,7 @@ func TestNoScheduleLosesAnEvent(t *testing.T) {
 			t.Fatalf("CANOPY_TEST_SCHEDULES: %v", err)
 		}
 	}
-	repeats, events := 0, uint64(0)
+	repeats, poisoned, events := 0, 0, uint64(0)
 	for seed := range uint64(n) {
 		s := newSimulation(t, seed)
 		for range 100 + s.rand.IntN(300) {
@@ -533,6 +611,7 @@ func TestNoScheduleLosesAnEvent(t *testing.T) {
 		s.settle()
 		s.check()
 		events += s.consumer.stored
+		poisoned += len(s.poison)
 		for _, times := range s.read {
 			repeats += times - 1
 		}
@@ -540,5 +619,8 @@ func TestNoScheduleLosesAnEvent(t *testing.T) {
 	if repeats == 0 {
 		t.Error("no event was ever repeated: the faults did not happen")
 	}
-	t.Logf("%d schedules, %d events, %d repeats", n, events, repeats)
+	if poisoned == 0 {
+		t.Error("no event was poisoned")
+	}
+	t.Logf("%d schedules, %d events, %d of them poisoned, %d repeats", n, events, poisoned, repeats)
 }

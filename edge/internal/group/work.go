@@ -116,6 +116,8 @@ func (w *worker) round(g *Group) bool {
 // carryOut does what the rotation has decided.
 func (w *worker) carryOut(g *Group) {
 	o, stats := &w.outcome, g.hub.stats
+	g.tellFailures(o.failures)
+	g.report(o)
 	g.answer(o.acks, ackText)
 	g.answer(o.naks, nakText)
 	g.answer(o.later, laterText)

@@ -10,6 +10,7 @@ import (
 
 	"canopy/edge/internal/authn"
 	"canopy/edge/internal/authz"
+	"canopy/edge/internal/group"
 	"canopy/edge/internal/procs"
 )
 
@@ -186,7 +187,7 @@ func (r *Registry) end(ctx context.Context, reasons map[*access]Closing) (closed
 	for part := range slices.Chunk(sessions, len(sessions)/procs.Workers()+1) {
 		rest.Go(func() {
 			for _, s := range part {
-				if reason, ok := reasons[r.accesses.of(s)]; ok && s.close(reason, awaitPeer) {
+				if reason, ok := reasons[r.accesses.of(s)]; ok && s.close(reason, awaitPeer, group.Dismissed) {
 					count.Add(1)
 				}
 			}

@@ -3,6 +3,7 @@ package session
 import (
 	"strconv"
 
+	"canopy/edge/internal/group"
 	"canopy/edge/internal/ws"
 )
 
@@ -29,6 +30,18 @@ var (
 	RefreshFailed   = Closing{ws.CloseInternal, "Failed to refresh token: tokens cannot be verified now", false}
 	UnknownMessage  = Closing{ws.CloseProtocolError, "unknown message: expected RefreshAccessToken", false}
 )
+
+// departure says what a close frame of a client's means for the events of a group that it had:
+// one that restarts, or has had enough for now, has nothing against them.
+func departure(code uint16) group.Departure {
+	switch code {
+	case ws.CloseNormal, ws.CloseGoingAway, ws.CloseNoStatus, ws.CloseRestart, ws.CloseTryLater:
+		return group.Gone
+	case ws.CloseTooBig:
+		return group.TooBig
+	}
+	return group.Failed
+}
 
 // codeLabel is a close code as metrics show it. Clients may send any number from 3000 to
 // 4999, which must not make as many metrics.

@@ -84,10 +84,11 @@ func (s *Session) least() authz.Access {
 
 // Close ends the session once: the close frame goes behind the events that were already
 // written. It does not block and may be called from anywhere but OnWritten.
-func (s *Session) Close(c Closing) { s.close(c, awaitPeer) }
+func (s *Session) Close(c Closing) { s.close(c, awaitPeer, group.Dismissed) }
 
-// close reports whether it was this call that ended the session.
-func (s *Session) close(c Closing, hangUp uint32) bool {
+// close reports whether it was this call that ended the session. In a group how says what its
+// end means for the events that it had.
+func (s *Session) close(c Closing, hangUp uint32, how group.Departure) bool {
 	if !s.state.CompareAndSwap(open, closing) {
 		return false
 	}
@@ -97,7 +98,7 @@ func (s *Session) close(c Closing, hangUp uint32) bool {
 	s.cutAt.Store(s.registry.engine.Now() + closeSeconds)
 	s.registry.count(c)
 	s.registry.wheel.hasten(s, closeSeconds)
-	s.detach(hangUp == awaitPeer) // others acknowledge nothing any more
+	s.detach(how)
 	return true
 }
 
@@ -117,11 +118,10 @@ func (s *Session) Release() {
 	}
 }
 
-// detach gives up the session's place. In a group, with grace, the client has a moment to
-// acknowledge what it was sent.
-func (s *Session) detach(grace bool) {
+// detach gives up the session's place.
+func (s *Session) detach(how group.Departure) {
 	if s.Member != nil {
-		s.Member.Leave(grace)
+		s.Member.Leave(how)
 	} else {
 		s.Reader.Detach()
 	}
@@ -246,7 +246,7 @@ func (s *Session) OnPong(payload []byte) {
 
 // OnClose answers the client's close frame, or takes it as the answer to ours.
 func (s *Session) OnClose(code uint16, _ string) {
-	s.close(Closing{Code: code}, cut)
+	s.close(Closing{Code: code}, cut, departure(code))
 	if s.hangUp.Load() != cut { // we closed first
 		s.Cut()
 	}
@@ -262,7 +262,7 @@ func (s *Session) OnViolation(code uint16, reason string) {
 	case ws.CloseTryLater:
 		s.registry.stats.unfinished.Inc()
 	}
-	s.close(Closing{Code: code, Reason: reason}, closeWrite)
+	s.close(Closing{Code: code, Reason: reason}, closeWrite, group.Gone)
 }
 
 // OnWritten keeps the account of what the kernel took.
@@ -275,11 +275,7 @@ func (s *Session) OnWritten(n int) {
 // OnGone forgets the session.
 func (s *Session) OnGone(error) {
 	s.state.Store(gone)
-	if s.Member != nil {
-		s.Member.Leave(false)
-	} else {
-		s.Reader.Detach()
-	}
+	s.detach(group.Failed) // if nothing was said before
 	s.registry.remove(s)
 	if s.Ended != nil {
 		s.Ended()

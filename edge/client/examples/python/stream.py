@@ -63,8 +63,17 @@ async def refresh(socket, token):
         await socket.send(json.dumps({"RefreshAccessToken": token}))
 
 
+def is_too_big(error):
+    """Says whether this client closed because a message was larger than MAX_MESSAGE."""
+    if not isinstance(error, ConnectionClosed) or error.sent is None:
+        return False
+    return error.sent.code == 1009 and not error.rcvd_then_sent
+
+
 def is_final(error):
     """Says whether coming back is of no use: see "Refusals" and "Close codes" in the README."""
+    if is_too_big(error):
+        return False
     if isinstance(error, InvalidStatus):
         return error.response.status_code < 429 or error.response.status_code == 431
     if isinstance(error, ConnectionClosed) and error.rcvd:
@@ -75,23 +84,33 @@ def is_final(error):
 async def events(url):
     """Yields events, over as many connections as it takes. Ends only with an error."""
     cursor, failures = None, 0
+    too_big = False  # the next event is, so it is read once without a limit and stepped over
     while True:
         try:
             token = read_token()
             async with connect(begin_behind(url, cursor), additional_headers=headers(token),
-                               max_size=MAX_MESSAGE) as socket:
+                               max_size=None if too_big else MAX_MESSAGE) as socket:
                 report("connected")
                 refresher = asyncio.create_task(refresh(socket, token))
                 try:
                     while True:
-                        event = json.loads(await socket.recv())
-                        yield event
+                        message = await socket.recv()
+                        event = json.loads(message)
+                        if too_big:
+                            report(f"stepped over an event of {len(message)} characters")
+                        else:
+                            yield event
                         cursor, failures = event.get("cursor"), 0
+                        if too_big:
+                            break
                 finally:
                     refresher.cancel()
+            too_big = False
         except (ConnectionClosed, InvalidHandshake, OSError) as error:
             if is_final(error):
                 raise
+            # A group sets aside by itself what its members cannot take.
+            too_big = is_too_big(error) and cursor is not None and "group_id=" not in url
             # Chance, or all clients of an edge would come back in one moment.
             delay = min(MAX_DELAY, 2**failures) * random.uniform(1, 1.5)
             failures += 1
