@@ -145,7 +145,8 @@ func (a *admission) counted(address net.Addr) netip.Prefix {
 
 func (a *admission) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if c, ok := r.Context().Value(connKey{}).(*frontConn); ok {
-		a.door.served(&c.visitor)
+		a.door.requested(&c.visitor)
+		defer a.door.awaited(&c.visitor) // no socket's, which has left
 	}
 	a.cors(w, r)
 	if r.ContentLength != 0 {

@@ -21,16 +21,19 @@ const stale = 2 * time.Second
 // them, and so has the edge. When a bound is reached, one goes so that another may come, or
 // the new one does, and this is who:
 //
-//   - Of one address, the one that keeps the edge waiting for longest, if that is stale;
-//     otherwise the new one. So an attacker locks nobody out for long with whom he shares an
-//     address, and a rush of honest clients is served in the order in which they came.
+//   - Of one address, the one that keeps the edge waiting for longest, if that is stale, or
+//     else, if requests have more than half of its places, the one that is answered for
+//     longest, by the same measure; otherwise the new one. So an attacker locks nobody out
+//     for long with whom he shares an address, and a rush of honest clients is served in the
+//     order in which they came: if new ones took the places of others at random, those of a
+//     rush would end each other's handshakes, and come again.
 //   - Of all, the stale one of the address that has most, or else the stalest; then the
 //     oldest of the address that has most, if that is more than the new one's. So an attacker
 //     with some addresses takes no place from those who have fewer, however often he comes
 //     anew; one with as many addresses as there are places gets 2 s for each of them.
 //
-// A visitor that waits for the edge is not stale, however long that takes: until its
-// handshake's turn comes, and while its request is answered.
+// A visitor that waits for the edge is not stale, however long that takes, but for those
+// requests: until its handshake's turn comes, and while its request is answered.
 //
 // Any goroutine may use it. What goes is cut after the lock was given back.
 type door struct {
@@ -50,8 +53,9 @@ type visitor struct {
 	cut    func() // ends the connection, without a word and without waiting
 	inside bool
 	peer   *peer         // nil if it counts for the whole only
-	since  time.Time     // when it began to keep the edge waiting
+	since  time.Time     // when it began to keep the edge waiting, or its request did
 	wait   *list.Element // nil while it waits for the edge
+	asks   bool          // its request waits for the edge
 }
 
 // peer is an address with visitors.
@@ -118,16 +122,22 @@ func (d *door) leave(v *visitor) {
 func (d *door) served(v *visitor) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if v.inside && v.wait != nil {
-		d.waits.Remove(v.wait)
-		v.wait = nil
-	}
+	d.serve(v)
+}
+
+// requested says that v's request waits for the edge from now on.
+func (d *door) requested(v *visitor) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.serve(v)
+	v.asks, v.since = true, d.now()
 }
 
 // awaited says that the edge waits for v from now on.
 func (d *door) awaited(v *visitor) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	v.asks = false
 	if v.inside && v.wait == nil {
 		d.wait(v)
 	}
@@ -197,17 +207,36 @@ func (d *door) victim(address netip.Prefix) *visitor {
 	return nil
 }
 
-// stalest is the visitor of p that keeps the edge waiting for longest, nil if none is stale.
-func (d *door) stalest(p *peer) (out *visitor) {
+// stalest is the visitor of p that keeps the edge waiting for longest, if that is stale. If
+// there is none, it is the request that is answered for longest, once p has too many. nil if
+// that has just come, too.
+func (d *door) stalest(p *peer) *visitor {
+	var waits, asks *visitor
+	requests := 0
 	for _, v := range p.visitors {
-		if d.isStale(v) && (out == nil || v.since.Before(out.since)) {
-			out = v
+		switch {
+		case v.asks:
+			if requests++; asks == nil || v.since.Before(asks.since) {
+				asks = v
+			}
+		case d.isStale(v) && (waits == nil || v.since.Before(waits.since)):
+			waits = v
 		}
 	}
-	return out
+	if waits == nil && d.each > 0 && requests > d.each/2 && d.now().Sub(asks.since) >= stale {
+		return asks
+	}
+	return waits
 }
 
 func (d *door) isStale(v *visitor) bool { return v.wait != nil && d.now().Sub(v.since) >= stale }
+
+func (d *door) serve(v *visitor) {
+	if v.inside && v.wait != nil {
+		d.waits.Remove(v.wait)
+		v.wait = nil
+	}
+}
 
 func (d *door) wait(v *visitor) {
 	v.since, v.wait = d.now(), d.waits.PushBack(v)
@@ -232,12 +261,9 @@ func (d *door) remove(v *visitor) {
 	if !v.inside {
 		return
 	}
+	d.serve(v)
 	v.inside = false
 	d.inside--
-	if v.wait != nil {
-		d.waits.Remove(v.wait)
-		v.wait = nil
-	}
 	p := v.peer
 	if p == nil {
 		return

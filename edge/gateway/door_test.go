@@ -89,6 +89,38 @@ func TestWhoKeepsTheEdgeWaitingGoesForOthersOfItsAddress(t *testing.T) {
 	}
 }
 
+func TestRequestsThatTakeLongHoldHalfOfAnAddressesPlaces(t *testing.T) {
+	e := newEntrance(t, 100, 4)
+	visitors := make(map[string]*visitor)
+	for _, name := range []string{"first", "second", "third"} {
+		visitors[name] = e.visit(1, name)
+		e.requested(visitors[name])
+		e.present = e.present.Add(time.Millisecond)
+	}
+	turn := e.visit(1, "waits for its turn")
+	e.served(turn)
+	if e.visit(1, "a rush") != nil || len(e.gone) != 0 {
+		t.Errorf("%v are cut for one more before their time", e.gone)
+	}
+	e.present = e.present.Add(stale)
+	fourth := e.visit(1, "fourth")
+	if fourth == nil || !e.gone["first"] || len(e.gone) != 1 {
+		t.Errorf("%v are cut, want the first: requests have more than half", e.gone)
+	}
+	e.served(fourth)
+	if e.visit(1, "one more") != nil || len(e.gone) != 1 {
+		t.Errorf("%v are cut, though requests have no more than half", e.gone)
+	}
+	e.awaited(visitors["third"]) // it is answered, and may ask again
+	e.present = e.present.Add(stale)
+	if e.visit(1, "fifth") == nil || !e.gone["third"] || len(e.gone) != 2 {
+		t.Errorf("%v are cut, want the third: it does not go on", e.gone)
+	}
+	if e.visit(2, "another address") == nil {
+		t.Error("another address has no place")
+	}
+}
+
 func TestAnAttackerTakesNoPlaceFromThoseWhoHaveFewer(t *testing.T) {
 	e := newEntrance(t, 10, 4)
 	e.visit(9, "slow but honest")

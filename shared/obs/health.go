@@ -168,15 +168,17 @@ func (h *Health) Run(ctx context.Context) error {
 	if h.ln == nil {
 		return errors.New("serve health: Listen was not called")
 	}
+	conns := newConnections(maxConnections)
 	srv := &http.Server{
-		Handler:           h,
+		Handler:           conns.handler(h),
 		ReadHeaderTimeout: readTimeout,
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          zap.NewStdLog(h.log),
-		ConnState:         newConnections(maxConnections).state,
+		ConnState:         conns.state,
+		ConnContext:       conns.context,
 		// Or OPTIONS * is answered to anybody.
 		DisableGeneralOptionsHandler: true,
 	}

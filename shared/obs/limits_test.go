@@ -233,7 +233,68 @@ func TestTheConnectionGoesInWhichNothingHasHappenedForLongest(t *testing.T) {
 			t.Errorf("step %d: another connection had to go", i)
 		}
 	}
-	if c.order.Len() != 0 || len(c.at) != 0 {
-		t.Errorf("%d and %d connections are left", c.order.Len(), len(c.at))
+	if c.waiting.Len() != 0 || c.served.Len() != 0 || len(c.at) != 0 {
+		t.Errorf("%d, %d and %d connections are left", c.waiting.Len(), c.served.Len(), len(c.at))
+	}
+}
+
+func TestARequestUnderWayIsNotEndedForConnectionsThatComeAfterIt(t *testing.T) {
+	h, url := start(t)
+	entered, release := make(chan struct{}), make(chan struct{})
+	h.HandleDebug("GET /debug/slow", http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		close(entered)
+		<-release
+	}))
+	status := make(chan int)
+	go func() {
+		got, _ := get(t, url+"/debug/slow")
+		status <- got
+	}()
+	<-entered
+	var first net.Conn
+	for range 2 * maxConnections {
+		c, err := net.Dial("tcp", h.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = c.Close() }()
+		if first == nil {
+			first = c
+		}
+		if _, err := io.WriteString(c, "GET /liveness HTTP/1.1\r\n"); err != nil { // and no more
+			t.Fatal(err)
+		}
+	}
+	_ = first.SetDeadline(time.Now().Add(patience))
+	if _, err := first.Read(make([]byte, 1)); err == nil { // it had to go
+		t.Error("half a request has an answer")
+	}
+	close(release)
+	if got := <-status; got != 200 {
+		t.Errorf("the request under way got %d", got)
+	}
+}
+
+func TestRequestsUnderWayTakeHalfOfTheConnections(t *testing.T) {
+	c := newConnections(4)
+	conns := make([]net.Conn, 6)
+	for i := range conns {
+		conns[i] = &net.TCPConn{}
+	}
+	come := func(n int) net.Conn { return c.note(conns[n], http.StateNew) }
+	for n := range 4 {
+		if come(n) != nil {
+			t.Fatal("one had to go before there were too many")
+		}
+	}
+	c.serve(conns[0])
+	c.serve(conns[1])
+	if gone := come(4); gone != conns[2] {
+		t.Error("it was not the one that is quiet for longest")
+	}
+	c.serve(conns[2]) // has gone
+	c.serve(conns[3])
+	if gone := come(5); gone != conns[0] {
+		t.Error("of three of four that are served it was not the first")
 	}
 }

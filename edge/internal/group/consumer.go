@@ -44,13 +44,13 @@ func (h *Hub) ensure(ctx context.Context, g *Group, by Maker) error {
 	asked := h.now()
 	info, err := h.inspect(ctx, g)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		var booked bookings
-		if booked, err = h.allow(ctx, g, by); err != nil {
-			return err
+		undo, refused := h.allow(ctx, g, by)
+		if refused != nil {
+			return refused
 		}
 		info, err = h.create(ctx, g, jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverNewPolicy})
 		if apiCode(err) != 0 { // any other error leaves open whether it was made
-			booked.undo()
+			undo()
 		}
 	} else if err == nil {
 		info, err = h.adjust(ctx, g, info)

@@ -43,53 +43,79 @@ func newQuota(l config.Limits) *quota {
 	}
 }
 
-// allow says why g, which does not exist yet, may not be made, or nil, and then what it was
-// counted for: that must be undone if it is not made.
-func (h *Hub) allow(ctx context.Context, g *Group, by Maker) (bookings, error) {
+// allow says why g, which does not exist yet, may not be made, or nil, and then how that is
+// taken back if it is not made.
+func (h *Hub) allow(ctx context.Context, g *Group, by Maker) (undo func(), _ error) {
 	booked, err := h.quota.makers.book(g.key, by)
-	if err == nil {
-		if err = h.allowOneMore(ctx, g); err != nil {
-			booked.undo()
-		}
+	if err != nil {
+		return nil, err
 	}
-	return booked, err
+	discount, err := h.allowOneMore(ctx, g)
+	if err != nil {
+		booked.undo()
+		return nil, err
+	}
+	return func() {
+		booked.undo()
+		discount()
+	}, nil
 }
 
-func (h *Hub) allowOneMore(ctx context.Context, g *Group) error {
+// allowOneMore counts g among the groups of its stream; undo takes that back.
+func (h *Hub) allowOneMore(ctx context.Context, g *Group) (undo func(), _ error) {
 	if h.quota.perApplication <= 0 && !g.key.Public {
-		return nil
+		return func() {}, nil
 	}
 	for {
 		counted, err := h.quota.add(g.subject.shard, g.key, time.Now())
-		if counted || err != nil {
-			return err
+		if err != nil {
+			return nil, err
+		}
+		if counted != nil {
+			return func() { h.quota.subtract(g.subject.shard, g.key, counted) }, nil
 		}
 		if err := h.countOnce(ctx, g); err != nil {
-			return err
+			return nil, err
 		}
 	}
 }
 
-// add counts one more group, unless the error says that there are too many. It is false if
-// that is not known.
-func (q *quota) add(shard int, key Key, now time.Time) (counted bool, _ error) {
+// add counts one more group in a census, unless the error says that there are too many. It is
+// nil if that is not known.
+func (q *quota) add(shard int, key Key, now time.Time) (counted *census, _ error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	c := q.censuses[shard]
 	if c == nil || now.Sub(c.at) >= countFor {
-		return false, nil
+		return nil, nil
 	}
 	if n := c.of[key.account()]; q.perApplication > 0 && n >= q.perApplication {
-		return false, fmt.Errorf("%w: %d", ErrTooManyGroups, n)
+		return nil, fmt.Errorf("%w: %d", ErrTooManyGroups, n)
 	}
 	if key.Public {
 		if c.most > 0 && c.public >= c.most/publicShare {
-			return false, fmt.Errorf("%w in this stream: %d", ErrTooManyPublic, c.public)
+			return nil, fmt.Errorf("%w in this stream: %d", ErrTooManyPublic, c.public)
 		}
 		c.public++
 	}
 	c.of[key.account()]++
-	return true, nil
+	return c, nil
+}
+
+// subtract takes back that a group was counted in a census: it was not made. A later census
+// has not counted it.
+func (q *quota) subtract(shard int, key Key, counted *census) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.censuses[shard] != counted {
+		return
+	}
+	if key.Public {
+		counted.public--
+	}
+	if counted.of[key.account()]--; counted.of[key.account()] == 0 {
+		delete(counted.of, key.account())
+	}
 }
 
 // learn takes what a stream has, and forgets what is too old.

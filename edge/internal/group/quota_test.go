@@ -13,8 +13,8 @@ import (
 func (q *quota) added(t *testing.T, n int, key func(n int) Key, now time.Time, limit error) (made int) {
 	t.Helper()
 	for i := range n {
-		switch ok, err := q.add(0, key(i), now); {
-		case ok:
+		switch counted, err := q.add(0, key(i), now); {
+		case counted != nil:
 			made++
 		case !errors.Is(err, limit):
 			t.Fatalf("group %d is refused with %v, want %v", i, err, limit)
@@ -38,8 +38,39 @@ func TestGroupsThatAreMadeAtTheSameTimeKeepToTheLimit(t *testing.T) {
 	if made := q.added(t, 20, in("app", false), now, ErrTooManyGroups); made != 3 {
 		t.Errorf("%d groups were made beside 7, with a limit of 10", made)
 	}
-	if ok, err := q.add(0, in("app", false)(0), now.Add(countFor)); ok || err != nil {
-		t.Errorf("an old number is still believed: %v, %v", ok, err)
+	if counted, err := q.add(0, in("app", false)(0), now.Add(countFor)); counted != nil || err != nil {
+		t.Errorf("an old number is still believed: %v, %v", counted, err)
+	}
+}
+
+func TestGroupsThatCannotBeMadeTakeNoRoomFromOthers(t *testing.T) {
+	h := &Hub{quota: newQuota(config.Limits{GroupsPerApplication: 10})}
+	learn := func() *census {
+		c := &census{at: time.Now(), most: 20, of: map[string]int{}}
+		h.quota.learn(0, c)
+		return c
+	}
+	c := learn()
+	key := in("app", true)(1)
+	g := &Group{key: key}
+	var last func()
+	for range 30 {
+		undo, err := h.allow(t.Context(), g, Maker{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		undo()
+		last = undo
+	}
+	if c.public != 0 || len(c.of) != 0 {
+		t.Errorf("%d public groups are counted, and %v", c.public, c.of)
+	}
+	if c = learn(); h.quota.added(t, 1, in("app", true), c.at, nil) != 1 {
+		t.Fatal("there is no room")
+	}
+	last()
+	if c.public != 1 || c.of[key.account()] != 1 {
+		t.Errorf("a later census lost a group that it never counted: %d, %v", c.public, c.of)
 	}
 }
 

@@ -6,17 +6,22 @@ import (
 	"time"
 )
 
+// takenShare is the part of what a connection holds that its kernel has to take to count as
+// one that takes something: one over that. Whoever reads a byte now and then frees nothing.
+const takenShare = 8
+
 // holder is the memory that nbio keeps for one connection whose kernel buffer is full. There
 // is one for each connection for which it keeps any, whoever wrote it: events, answers,
 // close frames, and what TLS says by itself.
 type holder struct {
 	conn  *Conn
 	bytes atomic.Int64 // that the kernel has not taken, and those of the same buffer that it has
-	since atomic.Int64 // when it took something last, or this began; of the engine's time
+	since atomic.Int64 // when it had taken a takenShare last, or this began; of the engine's time
 
-	// The next two belong to whoever holds nbio's lock of the connection.
+	// The next three belong to whoever holds nbio's lock of the connection.
 	spent int // bytes of the first buffer that the kernel has taken: it is kept to its end
 	room  int // capacity of that buffer behind them
+	taken int // bytes that it took since then
 
 	prev, next *holder // guarded by holders
 	listed     bool    // guarded by holders
@@ -56,7 +61,8 @@ func (l *holders) remove(h *holder) {
 	h.prev, h.next, h.listed = nil, nil, false
 }
 
-// holding is what one connection holds, and since when the kernel has taken none of it.
+// holding is what one connection holds, and for how long the kernel has taken next to none
+// of it.
 type holding struct {
 	conn  *Conn
 	bytes int64
@@ -104,7 +110,10 @@ func (h *holder) took(b []byte, left int, fresh bool) {
 		h.spent = 0
 	}
 	h.bytes.Store(int64(left + h.spent))
-	h.since.Store(int64(h.conn.engine.time()))
+	if h.taken += len(b); h.taken >= (left+h.spent)/takenShare {
+		h.taken = 0
+		h.since.Store(int64(h.conn.engine.time()))
+	}
 }
 
 // wrote notes that left bytes wait after a write.

@@ -13,9 +13,12 @@ const (
 	drainStep  = 16
 	patientFor = 250 * time.Millisecond
 
-	// stuckFor is how long a socket may take nothing at all when the others need the memory
+	// stuckFor is how long a socket may take next to nothing when the others need the memory
 	// before long.
 	stuckFor = time.Second
+
+	// mostStuck is the longest time that makes a socket cost more: beyond it, bytes alone do.
+	mostStuck = 2 * time.Second
 
 	lookAtHeld = 5 * time.Millisecond
 
@@ -115,7 +118,7 @@ type pressure struct {
 }
 
 // look says how much more than it may is held at now, and whether only sockets that have
-// taken nothing for stuckFor have to go. pressed says that a writer waits.
+// taken next to nothing for stuckFor have to go. pressed says that a writer waits.
 func (p *pressure) look(held int64, pressed bool, now time.Duration) (excess int64, stuck bool) {
 	if !pressed && held <= p.limit {
 		p.waits = false
@@ -139,32 +142,42 @@ func (p *pressure) look(held int64, pressed bool, now time.Duration) (excess int
 }
 
 // cut has those go that hold most for the longest time, until excess bytes are or will be
-// free; with stuck only those that have taken nothing for stuckFor.
+// free; stuck is that of victims.
 func (e *Engine) cut(excess int64, stuck bool) {
 	list, dying := e.holders.all(e.time())
-	excess -= dying
-	if excess <= 0 {
-		return
-	}
-	slices.SortFunc(list, func(a, b holding) int { return compareCost(b, a) })
-	for _, h := range list {
-		if excess <= 0 {
-			return
-		}
-		if stuck && h.stuck < stuckFor {
-			continue
-		}
-		excess -= h.bytes
+	for _, h := range victims(list, excess-dying, stuck) {
 		e.unread(h.conn, UnreadMemory)
 	}
 }
 
-// compareCost compares two holdings by their bytes and the time for which nothing of them
-// was taken: a socket that holds little and never reads costs more than one that holds much
-// and takes it. drainGrace more, so that it counts also what those hold that have just taken
+// victims chooses from list, which it sorts, who has to go so that excess bytes are free; with
+// stuck only among those that have taken next to nothing for stuckFor and hold no less than
+// the average: a phone that is out of reach for a second goes for nobody who hoards.
+func victims(list []holding, excess int64, stuck bool) (out []holding) {
+	slices.SortFunc(list, func(a, b holding) int { return compareCost(b, a) })
+	sum := int64(0)
+	for _, h := range list {
+		sum += h.bytes
+	}
+	for _, h := range list {
+		if excess <= 0 {
+			break
+		}
+		if stuck && (h.stuck < stuckFor || h.bytes < sum/int64(len(list))) {
+			continue
+		}
+		excess -= h.bytes
+		out = append(out, h)
+	}
+	return out
+}
+
+// compareCost compares two holdings by their bytes and the time for which next to nothing of
+// them was taken, up to mostStuck: a socket that never reads costs more than one that holds a
+// few times as much and takes it, but not more than one that holds very much. drainGrace more, so that it counts also what those hold that have just taken
 // something.
 func compareCost(a, b holding) int {
-	cost := func(h holding) float64 { return float64(h.bytes) * (h.stuck + drainGrace).Seconds() }
+	cost := func(h holding) float64 { return float64(h.bytes) * (min(h.stuck, mostStuck) + drainGrace).Seconds() }
 	switch x, y := cost(a), cost(b); {
 	case x < y:
 		return -1

@@ -258,11 +258,74 @@ func TestWhoHoldsMostForTheLongestTimeGoesFirst(t *testing.T) {
 	}{
 		{"more bytes", kib(64, time.Second), kib(32, time.Second)},
 		{"longer", kib(64, 2*time.Second), kib(64, time.Second)},
-		{"a little that was never read", kib(4, time.Minute), kib(64, 50*time.Millisecond)},
+		{"a little that was never read", kib(8, time.Minute), kib(64, 50*time.Millisecond)},
+		{"much that is read slowly", kib(1<<10, 300*time.Millisecond), kib(64, 7*time.Second)},
 		{"what has just come, of which there is much", kib(64<<10, 0), kib(4, time.Minute)},
 	} {
 		if compareCost(c.first, c.then) <= 0 {
 			t.Errorf("%s does not go first", c.name)
+		}
+	}
+}
+
+func TestWhoReadsALittleIsStuckLikeWhoReadsNothing(t *testing.T) {
+	e := &Engine{began: time.Now().Add(-time.Hour)}
+	c := &Conn{engine: e}
+	const held, each = 1 << 20, 16 << 10
+	for _, of := range []struct {
+		name  string
+		parts int // of each that are read, in the time of all
+		left  int
+		stuck bool
+	}{
+		{"a sixteenth is read", 4, held - 4*each, true},
+		{"an eighth is read", 8, held - 8*each, false},
+		{"an eighth is read, and as much comes", 8, held, false},
+	} {
+		h := &holder{}
+		h.begin(c, of.left+of.parts*each)
+		h.since.Store(0)
+		for n := range of.parts {
+			h.wrote(of.left + (of.parts-n)*each)
+			h.took(make([]byte, each), of.left+(of.parts-n-1)*each, false)
+		}
+		h.took(make([]byte, 1), of.left-1, false)
+		if stuck := h.since.Load() == 0; stuck != of.stuck {
+			t.Errorf("%s: it is stuck: %t", of.name, stuck)
+		}
+	}
+}
+
+func TestWhoPausesForASecondIsNotCutInPlaceOfWhoHoards(t *testing.T) {
+	e := &Engine{began: time.Now().Add(-5 * time.Second)}
+	socket := func(bytes int, stuck time.Duration) *Conn {
+		c := &Conn{engine: e}
+		h := &holder{}
+		h.begin(c, bytes)
+		h.since.Store(int64(e.time() - stuck))
+		return c
+	}
+	pausing := make(map[*Conn]bool)
+	for n := range 200 {
+		c := socket(1<<20, time.Duration(n)*20*time.Millisecond)
+		for h := e.holders.first; h != nil; h = h.next { // it drains at tens of KiB/s
+			if h.conn == c {
+				h.took(make([]byte, 4<<10), 1<<20, false)
+			}
+		}
+		pausing[socket(64<<10, 7*time.Second)] = true
+	}
+	for _, stuck := range []bool{true, false} {
+		list, _ := e.holders.all(e.time())
+		freed := int64(0)
+		for _, h := range victims(list, 100<<20, stuck) {
+			freed += h.bytes
+			if pausing[h.conn] {
+				t.Fatalf("only what is stuck: %t: one goes that holds 64 KiB and pauses", stuck)
+			}
+		}
+		if freed < 100<<20 {
+			t.Errorf("only what is stuck: %t: %d KiB are freed", stuck, freed>>10)
 		}
 	}
 }
