@@ -16,7 +16,7 @@ import (
 // JetStream moves consumers over them without a word.
 const (
 	metadataEvicted    = "canopy.evicted."    // with an application's hash: when it was noted
-	metadataEvictedAny = "canopy.evicted_any" // more than can be noted
+	metadataEvictedAny = "canopy.evicted_any" // more than can be noted: when it was last noted
 
 	maxEvicted = 64
 )
@@ -36,7 +36,7 @@ func Evicted(metadata map[string]string, application string) bool {
 // place before what is gone is then one that the stream as a whole has passed.
 func NoteEvicted(c jetstream.StreamConfig, application string, now time.Time) (noted jetstream.StreamConfig, changed bool) {
 	key := evictedKey(application)
-	if at, err := time.Parse(time.RFC3339, c.Metadata[key]); err == nil && (c.MaxAge <= 0 || now.Sub(at) < c.MaxAge/2) {
+	if isFresh(c, key, now) {
 		return c, false
 	}
 	notes := 0
@@ -45,7 +45,7 @@ func NoteEvicted(c jetstream.StreamConfig, application string, now time.Time) (n
 		c.Metadata = make(map[string]string, 1)
 	}
 	for k, text := range c.Metadata {
-		if !strings.HasPrefix(k, metadataEvicted) || k == key {
+		if !strings.HasPrefix(k, metadataEvicted) && k != metadataEvictedAny || k == key {
 			continue
 		}
 		at, err := time.Parse(time.RFC3339, text)
@@ -53,15 +53,24 @@ func NoteEvicted(c jetstream.StreamConfig, application string, now time.Time) (n
 			delete(c.Metadata, k)
 			continue
 		}
-		notes++
+		if k != metadataEvictedAny {
+			notes++
+		}
 	}
 	if notes >= maxEvicted {
-		_, had := c.Metadata[metadataEvictedAny]
-		c.Metadata[metadataEvictedAny] = now.UTC().Format(time.RFC3339)
-		return c, !had
+		key = metadataEvictedAny
+		if isFresh(c, key, now) {
+			return c, false
+		}
 	}
 	c.Metadata[key] = now.UTC().Format(time.RFC3339)
 	return c, true
+}
+
+// isFresh says whether what key notes is young enough to stay for as long as it has to.
+func isFresh(c jetstream.StreamConfig, key string, now time.Time) bool {
+	at, err := time.Parse(time.RFC3339, c.Metadata[key])
+	return err == nil && (c.MaxAge <= 0 || now.Sub(at) < c.MaxAge/2)
 }
 
 func evictedKey(application string) string {

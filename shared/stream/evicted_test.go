@@ -52,3 +52,26 @@ func TestMoreEvictionsThanAreNotedGoForEveryApplication(t *testing.T) {
 		t.Error("the stream is changed for each further one")
 	}
 }
+
+func TestTooManyEvictionsAreForgottenAsWell(t *testing.T) {
+	now := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+	c := jetstream.StreamConfig{MaxAge: time.Hour}
+	for i := range maxEvicted + 1 {
+		c, _ = NoteEvicted(c, fmt.Sprint("app-", i), now)
+	}
+	now = now.Add(40 * time.Minute)
+	var changed bool
+	if c, changed = NoteEvicted(c, "another", now); !changed {
+		t.Error("it grows old while it goes on")
+	}
+	now = now.Add(100 * time.Minute) // the single notes are gone, this one is not
+	c, _ = NoteEvicted(c, "app-1", now)
+	if !Evicted(c.Metadata, "another") {
+		t.Error("forgotten too early")
+	}
+	now = now.Add(time.Hour)
+	c, _ = NoteEvicted(c, "app-2", now)
+	if Evicted(c.Metadata, "another") {
+		t.Errorf("an application of which nothing is gone is told so for ever: %v", c.Metadata)
+	}
+}

@@ -23,6 +23,8 @@ type account struct {
 	through uint64 // 0: nothing is proven
 	strange uint64 // the lane's count of strangers when it was proven
 	total   int64  // bytes of own events while nothing was proven
+	proof   *proof // of everything: to be made, or taken over by the next audit
+	paid    int64  // bytes of own events for which older ones went that nobody has counted
 
 	newer     int64 // own events behind the place that the last audit has asked about
 	rest      int64 // bytes that it held after the last audit
@@ -30,6 +32,7 @@ type account struct {
 	due       int64 // with how many the next one is due
 	auditing  bool
 	open      int64     // bytes of own events since that was so
+	seen      time.Time // when the last own event was stored
 	tries     int       // audits that have failed in a row
 	notBefore time.Time // the next one, after a failure
 
@@ -43,7 +46,7 @@ func (a *account) bytes() int64 { return a.proven.bytes + a.own.bytes + a.batch.
 func (a *account) events() int64 { return a.proven.events + a.own.events + a.batch.events }
 
 // busy says whether somebody holds on to a.
-func (a *account) busy() bool { return a.auditing || a.attempt != 0 }
+func (a *account) busy() bool { return a.auditing || a.attempt != 0 || a.proof != nil }
 
 // stored counts an event of ours: in the open batch, at a place, or else at a sequence.
 func (a *account) stored(bytes, grain int64, place uint64) {
@@ -53,6 +56,9 @@ func (a *account) stored(bytes, grain int64, place uint64) {
 	}
 	to.add(part{1, bytes, place}, grain)
 	a.newer++
+	if a.proof != nil {
+		a.proof.newer++
+	}
 	a.grown += bytes
 	if a.through == 0 {
 		a.total += bytes
@@ -111,20 +117,58 @@ func (a *account) drop(events int64) {
 	a.batch.drop(events)
 }
 
+// proof is what an application's events are found to be when they are counted.
+type proof struct {
+	to      uint64 // the sequence up to which ours had been acknowledged when it began
+	strange uint64 // the lane's count of strangers then
+	newer   int64  // own events since
+
+	done    bool
+	failed  bool
+	found   run
+	through uint64 // sequence of the last one found
+}
+
 // prove takes what was found behind the last proof, up to a new place, for what we know of
-// that. What came since the audit began is behind it.
-func (a *account) prove(found run, through, strange uint64, grain int64) {
-	for _, p := range found.parts {
-		a.proven.add(p, grain)
+// that. What came since the proof began is behind it.
+func (a *account) prove(p *proof, grain int64) {
+	for _, part := range p.found.parts {
+		a.proven.add(part, grain)
 	}
-	a.own.drop(a.own.events + a.batch.events - a.newer)
-	a.through, a.strange, a.total = max(through, 1), strange, 0
+	a.own.drop(a.own.events + a.batch.events - p.newer)
+	a.through, a.strange, a.total, a.paid = max(p.through, a.through, 1), p.strange, 0, 0
+}
+
+// takeProof takes over a proof that is done, and gives it, nil if there is none.
+func (a *account) takeProof(grain int64) *proof {
+	p := a.proof
+	if p == nil || !p.done {
+		return nil
+	}
+	if a.proof = nil; p.failed {
+		return nil
+	}
+	a.prove(p, grain)
+	return p
+}
+
+// pays says how many events to keep of an application of which the stream holds so many and
+// most are of unknown size, because they are of before and have not been counted yet. They
+// held the share at most, target bytes, so as large a part of them goes as what was published
+// since is of that: then all is no more than the share, whatever sizes they have.
+func (a *account) pays(events, target int64) (keep int64) {
+	known, bytes := a.events(), a.bytes()
+	unknown := max(events-known, 0)
+	if bytes >= target {
+		return max(known, 1)
+	}
+	return max(known+int64(float64(unknown)*float64(target-bytes)/float64(target-a.paid)), 1)
 }
 
 // unproven forgets the last proof, so that everything is counted again.
 func (a *account) unproven() {
 	a.own.drop(a.own.events + a.batch.events - a.newer)
-	a.proven, a.through = run{}, 0
+	a.proven, a.through, a.paid = run{}, 0, 0
 	a.total = math.MaxInt64 / 2 // at once
 }
 

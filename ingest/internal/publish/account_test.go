@@ -54,3 +54,57 @@ func TestWhatIsEvictedEndsAtAPlaceThatIsKnown(t *testing.T) {
 		t.Errorf("%d events of %d bytes are left", a.events(), a.bytes())
 	}
 }
+
+// publishing counts n events of 1,000 bytes and more of an application of ours, each alone.
+func publishing(g *ledger, application string, n int) *account {
+	m := &Message{Application: application, Subject: "in.0." + application, Data: make([]byte, 1000)}
+	for range n {
+		g.alone(start, m, 1)
+	}
+	return g.accounts[application]
+}
+
+func TestNobodyWaitsForAnAuditInAStreamThatHoldsLessThanAShare(t *testing.T) {
+	g := newLedger(40<<20, 100)
+	a := publishing(g, "app", 2000)
+	if !a.auditing || a.held {
+		t.Fatalf("audited: %v, held: %v", a.auditing, a.held)
+	}
+	g.asked(2 << 20)
+	if publishing(g, "app", 10_000); a.held {
+		t.Error("held, with 12 MB of a share of 40 MiB in the whole stream")
+	}
+	g.asked(160 << 20) // nobody has counted what the application holds
+	if publishing(g, "app", 1); !a.held {
+		t.Error("not held in a full stream")
+	}
+}
+
+func TestAnEmptyStreamIsAuditedSeldom(t *testing.T) {
+	g := newLedger(40<<20, 100)
+	audits, inStream := 0, int64(0)
+	for inStream < g.target() {
+		a := publishing(g, "app", 100)
+		if inStream = a.bytes(); a.auditing {
+			audits++
+			g.take()
+			grown := a.begin()
+			g.asked(inStream)
+			g.end(start, a, grown, inStream, inStream)
+		}
+	}
+	if audits > 9 {
+		t.Errorf("%d audits until the share was reached", audits)
+	}
+}
+
+func TestWhatAnApplicationHeldBeforeDoesNotCountAsGrowth(t *testing.T) {
+	g := newLedger(40<<20, 100)
+	a := publishing(g, "app", 2000)
+	grown := a.begin()
+	g.asked(20 << 20)
+	g.end(start, a, grown, 20<<20, 20<<20)
+	if a.due < g.step {
+		t.Errorf("the first audit makes the next one due with %d bytes", a.due)
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
@@ -19,6 +20,12 @@ const (
 	auditTimeout  = 500 * time.Millisecond // for one question; where a leader has gone there is a new one soon
 	auditPatience = 10 * time.Second       // for all of an audit, and its repetitions
 	auditPause    = 50 * time.Millisecond
+
+	// A stream lets events go by their sequence after it has looked at every file of its that
+	// holds some of the application, and read those that it does not have in memory.
+	purgeTimeout = 20 * time.Second
+
+	shortPause = 10 * time.Millisecond
 
 	// Counting a stream's events costs about 5 µs of the server and as much here for each.
 	countTimeout = 20 * time.Second
@@ -38,6 +45,55 @@ type auditor struct {
 	p      *Publisher
 	js     jetstream.JetStream
 	counts chan struct{}
+}
+
+// runProofs counts what one lane's applications hold, if nothing is known of that, until ctx
+// ends. Audits go on meanwhile.
+func (u *auditor) runProofs(ctx context.Context, shard int) {
+	l := u.p.lanes[shard]
+	for {
+		l.mu.Lock()
+		a := l.ledger.takeProof()
+		l.mu.Unlock()
+		if a != nil {
+			u.prove(ctx, shard, l, a)
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-l.ledger.prove:
+		}
+	}
+}
+
+// prove makes a proof for the next audit to take over.
+func (u *auditor) prove(ctx context.Context, shard int, l *lane, a *account) {
+	p := a.proof // nobody takes it before it is done
+	found, through, err := u.count(ctx, shard, a, 1, p.to)
+	for end := time.Now().Add(auditPatience); err != nil && time.Now().Before(end) && pause(ctx, auditPause) == nil; {
+		u.p.metrics.auditErrors.Inc()
+		found, through, err = u.count(ctx, shard, a, 1, p.to)
+	}
+	if err != nil {
+		u.failed(ctx, shard, a, err)
+	}
+	l.mu.Lock()
+	p.found, p.through, p.failed = found, through, err != nil
+	l.ledger.proved(time.Now(), a)
+	l.mu.Unlock()
+}
+
+// failed tells that a's share could not be seen to.
+func (u *auditor) failed(ctx context.Context, shard int, a *account, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	u.p.metrics.auditErrors.Inc()
+	if u.p.limit.Allow() {
+		u.p.log.Error("an application's share of its stream could not be seen to: it may evict others' events; trying again",
+			zap.String("application", a.application), zap.Int("shard", shard), zap.Error(err))
+	}
 }
 
 // run audits one lane's applications until ctx ends.
@@ -78,12 +134,8 @@ func (u *auditor) audit(ctx context.Context, shard int, l *lane, a *account) {
 	}
 	l.mu.Unlock()
 	l.wakeUp()
-	if err != nil && ctx.Err() == nil {
-		u.p.metrics.auditErrors.Inc()
-		if u.p.limit.Allow() {
-			u.p.log.Error("an application's share of its stream could not be seen to: it may evict others' events; trying again",
-				zap.String("application", a.application), zap.Int("shard", shard), zap.Error(err))
-		}
+	if err != nil {
+		u.failed(ctx, shard, a, err)
 	}
 }
 
@@ -95,51 +147,85 @@ func (u *auditor) enforce(ctx context.Context, shard int, l *lane, a *account, t
 		return 0, 0, err
 	}
 	l.mu.Lock()
+	g := l.ledger
+	g.asked(has.bytes)
+	waiting := a.proof != nil
+	made := a.takeProof(g.grain)
 	estimate = a.holds(has.events)
-	proof, from := l.ledger.needsProof(a, estimate, has.bytes), a.through+1
+	again := made == nil && g.needsProof(a, estimate, has.bytes)
+	if again && a.through == 0 {
+		g.proveLater(a, to, strange)
+		again = false
+	}
+	from := a.through + 1
 	l.mu.Unlock()
-	if proof {
-		found, through, err := u.count(ctx, shard, a, from, to)
-		if err != nil {
+	if again {
+		made = &proof{strange: strange}
+		if made.found, made.through, err = u.count(ctx, shard, a, from, to); err != nil {
 			return 0, 0, err
 		}
 		l.mu.Lock()
-		a.prove(found, max(through, from-1), strange, l.ledger.grain)
+		made.newer = a.newer
+		a.prove(made, g.grain)
 		estimate = a.holds(has.events)
-		short := l.ledger.strange == strange && a.events()+int64(l.seq-l.acked) < has.events
-		if short {
-			a.unproven()
-		}
 		l.mu.Unlock()
-		if short {
-			return 0, 0, errIncomplete
+	}
+	if made != nil && u.short(ctx, l, a, has, made.strange) {
+		l.mu.Lock()
+		a.unproven()
+		l.mu.Unlock()
+		return 0, 0, errIncomplete
+	}
+	l.mu.Lock()
+	excess, upTo := a.excess(g.target())
+	bytes := a.bytes()
+	keep := a.pays(has.events, g.target())
+	pays := waiting && a.proof != nil && keep < has.events && bytes-a.paid >= g.step/4 && g.isFull(has)
+	l.mu.Unlock()
+	switch {
+	case estimate >= g.trigger() && excess > 0:
+		if err := u.evict(ctx, shard, l, a, "seq", upTo+1); err != nil {
+			return 0, 0, err
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		a.drop(excess)
+		return estimate, a.bytes(), nil
+	case pays:
+		if err := u.evict(ctx, shard, l, a, "keep", keep); err != nil {
+			return 0, 0, err
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		a.paid = bytes
+	}
+	return estimate, estimate, nil
+}
+
+// short says whether a stream that was asked after a count holds more of the application than
+// that has found and was acknowledged to us since, though nobody else has published to it: a
+// replica lags. What others have published, or we in a batch that has failed, stands behind
+// the place up to which was counted; the end of our open batch tells that.
+func (u *auditor) short(ctx context.Context, l *lane, a *account, has held, strange uint64) bool {
+	l.mu.Lock()
+	missing := a.events()+int64(l.seq-l.acked) < has.events
+	l.mu.Unlock()
+	for end := time.Now().Add(maxBatchAge); missing; {
+		l.mu.Lock()
+		others, ours, open := l.ledger.strange != strange, l.high >= has.last, l.kind != free
+		l.mu.Unlock()
+		if others || ours || !open || time.Now().After(end) || pause(ctx, shortPause) != nil {
+			return ours && !others
 		}
 	}
-	l.mu.Lock()
-	excess, upTo := a.excess(l.ledger.target())
-	over := estimate >= l.ledger.trigger() && excess > 0
-	l.mu.Unlock()
-	if !over {
-		return estimate, estimate, nil
-	}
-	if err := u.note(ctx, shard, has.config, a); err != nil {
-		return 0, 0, err
-	}
-	evicted, err := u.evict(ctx, shard, a, upTo)
-	if err != nil {
-		return 0, 0, err
-	}
-	u.p.metrics.evicted.Add(float64(evicted))
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	a.drop(excess)
-	return estimate, a.bytes(), nil
+	return false
 }
 
 // held is what a stream says about itself and one application.
 type held struct {
 	events int64 // of the application
 	bytes  int64 // of all
+	last   uint64
 	config jetstream.StreamConfig
 }
 
@@ -148,6 +234,7 @@ func (u *auditor) ask(ctx context.Context, shard int, a *account) (held, error) 
 		Config jetstream.StreamConfig `json:"config"`
 		State  struct {
 			Bytes    int64            `json:"bytes"`
+			Last     uint64           `json:"last_seq"`
 			Subjects map[string]int64 `json:"subjects"`
 		} `json:"state"`
 	}
@@ -155,41 +242,93 @@ func (u *auditor) ask(ctx context.Context, shard int, a *account) (held, error) 
 	if err := u.request(ctx, "INFO", shard, query, &info); err != nil {
 		return held{}, err
 	}
-	return held{info.State.Subjects[a.subject], info.State.Bytes, info.Config}, nil
+	return held{info.State.Subjects[a.subject], info.State.Bytes, info.State.Last, info.Config}, nil
 }
 
 // note has the stream's metadata say that the application's events are taken out, so that
-// edges tell those whom it concerns. That comes first: nothing may be gone in silence.
-func (u *auditor) note(ctx context.Context, shard int, has jetstream.StreamConfig, a *account) error {
-	if _, changed := stream.NoteEvicted(has, a.application, time.Now()); !changed {
-		return nil
-	}
+// edges tell those whom it concerns. Another ingest that writes its own note at the same time
+// may write over this one, so it is read again until it is there.
+func (u *auditor) note(ctx context.Context, shard int, a *account) error {
 	ctx, cancel := context.WithTimeout(ctx, streamTimeout)
 	defer cancel()
-	there, err := u.js.Stream(ctx, subject.Stream(shard)) // somebody may just have changed it
-	if err != nil {
-		return fmt.Errorf("read stream %s: %w", subject.Stream(shard), err)
+	for {
+		there, err := u.js.Stream(ctx, subject.Stream(shard))
+		if err != nil {
+			return fmt.Errorf("read stream %s: %w", subject.Stream(shard), err)
+		}
+		has := there.CachedInfo().Config
+		noted, changed := stream.NoteEvicted(has, a.application, time.Now())
+		if !changed {
+			return nil
+		}
+		if _, err := u.js.UpdateStream(ctx, noted); err != nil {
+			return fmt.Errorf("note an eviction in stream %s: %w", noted.Name, err)
+		}
+		if !stream.Evicted(has.Metadata, a.application) {
+			u.p.log.Warn("an application holds its whole share of its stream: from now on its own oldest events make room",
+				zap.String("application", a.application), zap.String("stream", noted.Name))
+		}
 	}
-	noted, _ := stream.NoteEvicted(there.CachedInfo().Config, a.application, time.Now())
-	if _, err := u.js.UpdateStream(ctx, noted); err != nil {
-		return fmt.Errorf("note an eviction in stream %s: %w", noted.Name, err)
-	}
-	u.p.log.Warn("an application holds its whole share of its stream: from now on its own oldest events make room",
-		zap.String("application", a.application), zap.String("stream", noted.Name))
-	return nil
 }
 
-// evict has the stream let the application's events go up to a sequence. That may be said
-// twice, and by several ingests, whatever comes meanwhile.
-func (u *auditor) evict(ctx context.Context, shard int, a *account, upTo uint64) (evicted int64, err error) {
-	var done struct {
-		Purged int64 `json:"purged"`
+// evict has the stream let the application's events go, before a sequence ("seq") or but for
+// so many ("keep"). The first may be said twice, and by several ingests, whatever comes
+// meanwhile. It is noted first, for nothing may be gone in silence, and seen to be noted
+// afterwards: somebody else's note of the same moment may have come over ours.
+func (u *auditor) evict(ctx context.Context, shard int, l *lane, a *account, what string, n any) error {
+	if err := u.note(ctx, shard, a); err != nil {
+		return err
 	}
-	query := map[string]any{"filter": a.subject, "seq": upTo + 1}
-	if err := u.request(ctx, "PURGE", shard, query, &done); err != nil {
-		return 0, err
+	l.purges(true)
+	purged, err := u.purge(ctx, shard, a, map[string]any{"filter": a.subject, what: n})
+	l.purges(false)
+	if err != nil {
+		return err
 	}
-	return done.Purged, nil
+	u.p.metrics.evicted.Add(float64(purged))
+	return u.note(ctx, shard, a)
+}
+
+// purge waits for a stream that answers nobody until it is done. One that answers others has
+// not got the request, or its answer is lost.
+func (u *auditor) purge(ctx context.Context, shard int, a *account, query any) (purged int64, err error) {
+	name := subject.Stream(shard)
+	body, err := json.Marshal(query)
+	if err != nil {
+		return 0, fmt.Errorf("encode a question: %w", err)
+	}
+	inbox := u.p.nc.NewInbox()
+	sub, err := u.p.nc.SubscribeSync(inbox)
+	if err != nil {
+		return 0, fmt.Errorf("purge stream %s: %w", name, err)
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	if err := u.p.nc.PublishRequest("$JS.API.STREAM.PURGE."+name, inbox, body); err != nil {
+		return 0, fmt.Errorf("purge stream %s: %w", name, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, purgeTimeout)
+	defer cancel()
+	for others := false; ; {
+		m, err := next(ctx, sub)
+		if err == nil {
+			var done struct {
+				Purged int64 `json:"purged"`
+			}
+			return done.Purged, read(m, "PURGE", name, &done)
+		}
+		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil || others {
+			return 0, fmt.Errorf("purge stream %s: %w", name, err)
+		}
+		_, err = u.ask(ctx, shard, a)
+		others = err == nil
+	}
+}
+
+// next gives the next message of sub, if it comes soon.
+func next(ctx context.Context, sub *nats.Subscription) (*nats.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, auditTimeout)
+	defer cancel()
+	return sub.NextMsgWithContext(ctx)
 }
 
 // request asks a stream's leader.
@@ -205,6 +344,11 @@ func (u *auditor) request(ctx context.Context, verb string, shard int, query, an
 	if err != nil {
 		return fmt.Errorf("ask $JS.API.STREAM.%s.%s: %w", verb, name, err)
 	}
+	return read(m, verb, name, answer)
+}
+
+// read reads a stream's answer.
+func read(m *nats.Msg, verb, name string, answer any) error {
 	var failed struct {
 		Error *apiError `json:"error"`
 	}
@@ -250,6 +394,7 @@ func (u *auditor) count(ctx context.Context, shard int, a *account, from, to uin
 			if err != nil {
 				return run{}, 0, fmt.Errorf("count events in stream %s: %w", subject.Stream(shard), err)
 			}
+			u.p.metrics.counted.Inc()
 			if some = true; meta.Sequence.Stream > to {
 				more = false
 				continue

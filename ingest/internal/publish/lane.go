@@ -143,6 +143,9 @@ func (l *lane) wakeUp() {
 
 // next decides what to do at now. buf is reused for the messages.
 func (l *lane) next(now time.Time, buf []*Message) todo {
+	if l.kind != free && l.failing == "" && l.ledger.purging && !now.Before(l.deadline) {
+		l.deadline = now.Add(answerTimeout) // it ends, and then the stream answers
+	}
 	if l.kind != free && !now.Before(l.deadline) {
 		reason := l.failing
 		if reason == "" {
@@ -239,6 +242,13 @@ func (l *lane) waitOrPing(now time.Time) todo {
 		return todo{until: l.ping}
 	}
 	return todo{until: l.deadline}
+}
+
+// purges notes that the stream is made to let events go, or is done with that.
+func (l *lane) purges(on bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ledger.purging = on
 }
 
 // answered takes a server's answer to attempt id.

@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"math"
 	"strings"
 	"time"
 
@@ -40,18 +41,26 @@ type ledger struct {
 	limit              int // accounts
 	accounts           map[string]*account
 	queue              []*account // whose audits are due
+	proofs             []*account // to be counted, while others are audited
 	open               []*account // with events in the open batch
-	wake               chan struct{}
+	last               *account   // the one of the last event, mostly that of the next one
+	wake, prove        chan struct{}
 	holding            int    // accounts that are held
-	trusted            bool   // the last audit has succeeded
 	strange            uint64 // times that the stream has grown by others' events
+	inStream           int64  // bytes of all, when the stream was asked last
+	since              int64  // bytes of own events since
+	purging            bool   // so the stream answers nobody, for longer than usual
 }
+
+// unknownBytes stand for a stream that has not been asked: it may be full.
+const unknownBytes = math.MaxInt64 / 4
 
 func newLedger(share int64, limit int) *ledger {
 	step := max(share/stepsOfShare, 1)
 	return &ledger{
 		share: share, step: step, grain: max(step/grainsOfStep, 1), limit: limit,
-		accounts: make(map[string]*account), wake: make(chan struct{}, 1), trusted: true,
+		accounts: make(map[string]*account), wake: make(chan struct{}, 1), prove: make(chan struct{}, 1),
+		inStream: unknownBytes,
 	}
 }
 
@@ -102,6 +111,9 @@ func (g *ledger) account(m *Message) *account {
 	if g.share == 0 || m.Application == "" {
 		return nil
 	}
+	if a := g.last; a != nil && a.application == m.Application {
+		return a
+	}
 	a := g.accounts[m.Application]
 	if a == nil {
 		if len(g.accounts) >= g.limit {
@@ -111,19 +123,31 @@ func (g *ledger) account(m *Message) *account {
 		a = &account{application: strings.Clone(m.Application), subject: strings.Clone(m.Subject), due: g.step / 2}
 		g.accounts[a.application] = a
 	}
+	g.last = a
 	return a
 }
 
 func (g *ledger) stored(now time.Time, a *account, m *Message, place uint64) {
-	a.stored(int64(m.size()+len(m.Subject)+recordOverhead), g.grain, place)
+	bytes := int64(m.size() + len(m.Subject) + recordOverhead)
+	a.stored(bytes, g.grain, place)
+	a.seen = now
+	g.since += bytes
 	switch {
 	case !a.auditing:
 		g.ask(now, a)
-	case !a.held && g.trusted && a.open >= g.step && (a.through == 0 || a.bytes() >= g.target()):
+	case !a.held && a.tries == 0 && a.open >= g.step && g.nearShare(a):
 		a.held, a.heldUntil = true, now.Add(maxHold)
 		g.holding++
 	}
 }
+
+// nearShare says whether a may hold its share. None does in a stream that holds less.
+func (g *ledger) nearShare(a *account) bool {
+	return a.bytes() >= g.target() || a.through == 0 && g.inStream+g.since >= g.target()
+}
+
+// asked notes how many bytes the stream holds.
+func (g *ledger) asked(inStream int64) { g.inStream, g.since = inStream, 0 }
 
 // ask has a audited if that is due.
 func (g *ledger) ask(now time.Time, a *account) {
@@ -161,6 +185,44 @@ func (g *ledger) take() *account {
 	return a
 }
 
+// proveLater has everything of a counted, while others are audited: our events up to sequence
+// to have been acknowledged.
+func (g *ledger) proveLater(a *account, to, strange uint64) {
+	if a.proof != nil {
+		return
+	}
+	a.proof = &proof{to: to, strange: strange, newer: a.newer}
+	g.proofs = append(g.proofs, a)
+	select {
+	case g.prove <- struct{}{}:
+	default:
+	}
+}
+
+// takeProof gives an account that is to be counted, nil if there is none.
+func (g *ledger) takeProof() *account {
+	if len(g.proofs) == 0 {
+		g.proofs = nil
+		return nil
+	}
+	a := g.proofs[0]
+	g.proofs = g.proofs[1:]
+	return a
+}
+
+// proved has a audited again, with what was found.
+func (g *ledger) proved(now time.Time, a *account) {
+	a.proof.done = true
+	if a.due = 0; !a.auditing && g.accounts[a.application] == a {
+		g.ask(now, a)
+	}
+}
+
+// isFull says whether the stream is about to let events go that are in the way of new ones.
+func (g *ledger) isFull(has held) bool {
+	return has.config.MaxBytes > 0 && has.bytes >= has.config.MaxBytes-g.share/4
+}
+
 // needsProof says whether what is known of a has to be compared with the stream itself,
 // because others have published to it, or events of before may be there.
 func (g *ledger) needsProof(a *account, estimate, inStream int64) bool {
@@ -173,17 +235,20 @@ func (g *ledger) needsProof(a *account, estimate, inStream int64) bool {
 // end notes that a has been audited, and when that is due again: the nearer it is to its
 // share, and the faster others' events make it grow, the sooner.
 func (g *ledger) end(now time.Time, a *account, grown, estimate, rest int64) {
-	growth := 1.0
-	if grown > 0 {
+	growth, known := 1.0, a.rest > 0
+	if grown > 0 && known {
 		growth = min(max(float64(estimate-a.rest)/float64(grown), 1), maxGrowth)
 	}
 	a.rest = rest
-	a.due = int64(float64(max(g.step/4, (g.trigger()-rest)/2)) / growth)
-	if a.through == 0 {
+	room := g.trigger() - min(rest, g.inStream) // it cannot hold more than the stream does
+	a.due = int64(float64(max(g.step/4, min(room, g.step/2), room/2)) / growth)
+	if !known || a.through == 0 && g.inStream >= g.target() {
 		a.due = min(a.due, g.step) // what there is of before has to be counted soon
 	}
+	if a.proof != nil && a.proof.done {
+		a.due = 0 // it was made meanwhile
+	}
 	a.tries, a.notBefore = 0, time.Time{}
-	g.trusted = true
 	g.release(now, a)
 }
 
@@ -192,7 +257,6 @@ func (g *ledger) failed(now time.Time, a *account) {
 	a.due = 0
 	a.notBefore = now.Add(min(auditBackoff<<min(a.tries, 10), maxAuditBackoff))
 	a.tries++
-	g.trusted = false
 	g.release(now, a)
 }
 
@@ -210,6 +274,7 @@ func (g *ledger) release(now time.Time, a *account) {
 // sweep makes room. What it forgets is learned again by an audit, when the application has
 // published half a step more; so those that have more than a grain stay, if possible.
 func (g *ledger) sweep() {
+	g.last = nil
 	for name, a := range g.accounts {
 		if a.bytes() < g.grain && !a.busy() {
 			delete(g.accounts, name)
@@ -231,5 +296,6 @@ func (g *ledger) reset() {
 		a.held = false
 	}
 	g.accounts = make(map[string]*account)
-	g.queue, g.open, g.holding = nil, nil, 0
+	g.queue, g.proofs, g.open, g.last, g.holding = nil, nil, nil, nil, 0
+	g.asked(unknownBytes)
 }

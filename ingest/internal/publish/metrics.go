@@ -3,6 +3,7 @@ package publish
 import (
 	"cmp"
 	"slices"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -21,6 +22,7 @@ type metrics struct {
 
 	evicted     prometheus.Counter
 	counts      prometheus.Counter
+	counted     prometheus.Counter
 	auditErrors prometheus.Counter
 }
 
@@ -44,6 +46,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			"Events that were taken out of the streams because their application held its whole share (INGEST__RETENTION__SHARE)."),
 		counts: obs.Counter(reg, "canopy_ingest_share_counts_total",
 			"Times that an application's events were read from its stream, without their bodies, to know how many bytes they hold."),
+		counted: obs.Counter(reg, "canopy_ingest_share_counted_events_total",
+			"Events that were read from the streams for that."),
 		auditErrors: obs.Counter(reg, "canopy_ingest_share_errors_total",
 			"Attempts to see to an application's share that failed. If they go on, it may evict others' events: alarm on it."),
 	}
@@ -57,7 +61,10 @@ var shareDesc = prometheus.NewDesc("canopy_ingest_application_share",
 		"of those that hold more than half, the 20 that hold most.", []string{"application"}, nil)
 
 // nearShare tells which applications are near their share.
-type nearShare struct{ p *Publisher }
+type nearShare struct {
+	p   *Publisher
+	age time.Duration // events are kept; 0: for ever
+}
 
 func (n nearShare) Describe(to chan<- *prometheus.Desc) { to <- shareDesc }
 
@@ -67,9 +74,13 @@ func (n nearShare) Collect(to chan<- prometheus.Metric) {
 		share       float64
 	}
 	var near []holding
+	now := time.Now()
 	for _, l := range n.p.lanes {
 		l.mu.Lock()
 		for _, a := range l.ledger.accounts {
+			if n.age > 0 && now.Sub(a.seen) > n.age {
+				continue // of what we know of it nothing is left
+			}
 			if held := max(a.bytes(), a.rest); 2*held > l.ledger.share {
 				near = append(near, holding{a.application, float64(held) / float64(l.ledger.share)})
 			}

@@ -21,6 +21,9 @@ import (
 // idleCheck is how often a lane looks whether NATS is back. Status changes wake it sooner.
 const idleCheck = 200 * time.Millisecond
 
+// largeShare is above what an application can hold without many seeing that it is purged.
+const largeShare = 64 << 20
+
 // Publisher owns the lanes. It bounds nothing by itself: the caller hands over no more than
 // it may have unsettled at a time. Publish and Flush are for one goroutine; Forget and the
 // Disconnected and Connected of the connection may come from any.
@@ -58,8 +61,12 @@ func New(nc *nats.Conn, cfg config.Ingest, log *zap.Logger, reg prometheus.Regis
 		p.lanes[i] = newLane(&laneEvents{p, i}, max(quietApps/shards, 1), shareOf(cfg))
 	}
 	p.beacons = newBeacons(p)
-	if shareOf(cfg) > 0 {
-		reg.MustRegister(nearShare{p})
+	if share := shareOf(cfg); share > 0 {
+		if share > largeShare {
+			log.Warn("an application's share of a stream is large: whenever one holds all of it the stream stands still while the server looks through it; more shards make it smaller",
+				zap.Int64("share_bytes", share), zap.Int("shards", shards))
+		}
+		reg.MustRegister(nearShare{p, cfg.Retention.Age})
 	}
 	return p
 }
@@ -132,6 +139,7 @@ func (p *Publisher) Run(ctx context.Context) error {
 		lanes.Go(func() { p.runLane(ctx, i) })
 		if p.lanes[i].ledger.share > 0 {
 			lanes.Go(func() { auditor.run(ctx, i) })
+			lanes.Go(func() { auditor.runProofs(ctx, i) })
 		}
 	}
 	lanes.Go(func() { p.beacons.run(ctx) })

@@ -170,6 +170,134 @@ func TestAShareIsThatOfAllPublishersTogether(t *testing.T) {
 	expectShare(t, sites[0], "noisy", 3*sites[0].lanes[0].ledger.step)
 }
 
+func TestEventsNearAShareAreReadOnceHoweverManyPublishThem(t *testing.T) {
+	srv := natstest.Start(t)
+	const n, size = 12_000, 1000
+	var sites []*site
+	var all sync.WaitGroup
+	for i := range 2 {
+		s := newSiteWith(t, srv.URL(), shareConfig(16), zaptest.NewLogger(t))
+		sites = append(sites, s)
+		all.Go(func() {
+			src := newSource(fmt.Sprint("noisy", i), 100)
+			s.flood(src, "noisy", 0, n, size)
+			for src.settled() < n {
+				time.Sleep(time.Millisecond)
+			}
+		})
+	}
+	all.Wait()
+	for _, s := range sites {
+		counts, read := testutil.ToFloat64(s.metrics.counts), testutil.ToFloat64(s.metrics.counted)
+		t.Logf("%v events were read, in %v times", read, counts)
+		if read > 2*2*n { // some a second time: those behind the place up to which is counted
+			t.Errorf("%v events were read of %d, in %v times", read, 2*n, counts)
+		}
+		if n := testutil.ToFloat64(s.metrics.auditErrors); n > 0 {
+			t.Errorf("%v audits have failed", n)
+		}
+	}
+	expectShare(t, sites[0], "noisy", 2*sites[0].lanes[0].ledger.step)
+}
+
+func TestAnApplicationOfBeforeEvictsNobodyUntilItIsCounted(t *testing.T) {
+	srv := natstest.Start(t)
+	const n, size = 450, 2300 // nearly a share each
+	before := newSiteWith(t, srv.URL(), shareConfig(4), zaptest.NewLogger(t))
+	quiet := newSource("quiet", 100)
+	before.flood(quiet, "quiet", 0, 10, 100)
+	for _, application := range []string{"noisy", "loud", "shrill"} {
+		src := newSource(application, 500)
+		before.flood(src, application, 0, n, size)
+		eventually(t, time.Minute, "all is stored", func() bool { return src.settled() == n })
+	}
+	before.stop()
+
+	cfg := shareConfig(4)
+	cfg.Consumers = 1 // so nobody can count
+	s := newSiteWith(t, srv.URL(), cfg, zaptest.NewLogger(t))
+	eventually(t, time.Minute, "there is no room for a consumer", func() bool { // the ones before have gone
+		_, err := s.js.CreateConsumer(t.Context(), subject.Stream(0), jetstream.ConsumerConfig{Durable: "only"})
+		return err == nil
+	})
+	noisy := newSource("noisy again", 100)
+	for at := 0; at < 4000; at += 100 {
+		s.flood(noisy, "noisy", at, 100, 700) // others than before
+		eventually(t, time.Minute, "all is stored", func() bool { return noisy.settled() == at+100 })
+		if held := counted(t, s, "quiet"); held != 10 {
+			t.Fatalf("%d of 10 events of the quiet one are left after %d of the noisy one", held, at+100)
+		}
+	}
+	for _, application := range []string{"loud", "shrill"} {
+		if held := counted(t, s, application); held < n*9/10 {
+			t.Errorf("%d of %d events of the %s one are left", held, n, application)
+		}
+	}
+	others := int64(2*n*(size+150) + 10*250)
+	if bytes := int64(streamInfo(t, s).State.Bytes) - others; bytes > s.lanes[0].ledger.share*5/4 {
+		t.Errorf("the noisy one holds %d bytes", bytes)
+	}
+}
+
+func TestIngestsThatNoteAtTheSameTimeLoseNoNote(t *testing.T) {
+	srv := natstest.Start(t)
+	const n = 25
+	var all sync.WaitGroup
+	var s *site
+	for i := range 2 {
+		s = newSiteWith(t, srv.URL(), shareConfig(1), zap.NewNop())
+		u := auditor{p: s.Publisher, js: s.js}
+		all.Go(func() {
+			for k := range n {
+				a := &account{application: fmt.Sprint("app-", i, k), subject: "in.0.none"}
+				if err := u.evict(t.Context(), 0, u.p.lanes[0], a, "seq", 2); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	for i := range 2 {
+		for k := range n {
+			if !stream.Evicted(streamInfo(t, s).Config.Metadata, fmt.Sprint("app-", i, k)) {
+				t.Errorf("the note of ingest %d about its eviction %d is gone", i, k)
+			}
+		}
+	}
+}
+
+func TestABatchWaitsWhileTheStreamLetsEventsGo(t *testing.T) {
+	n := &noted{}
+	l := newLane(n, 100, 1<<20)
+	l.queue.push(newSource("a", 10).message(0, 0, 10))
+	now := start
+	l.next(now, nil)
+	l.purges(true)
+	now = now.Add(answerTimeout + time.Second)
+	if l.next(now, nil); l.kind == free {
+		t.Error("given up while the stream cannot answer")
+	}
+	l.purges(false)
+	now = now.Add(answerTimeout + time.Second)
+	if l.next(now, nil); l.kind != free {
+		t.Error("not given up afterwards")
+	}
+}
+
+// counted is how many events the stream says to hold of an application.
+func counted(t *testing.T, s *site, application string) uint64 {
+	t.Helper()
+	st, err := s.js.Stream(t.Context(), subject.Stream(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := st.Info(t.Context(), jetstream.WithSubjectFilter(subject.In(0, application)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.State.Subjects[subject.In(0, application)]
+}
+
 func TestAShareHoldsOverRestartsOfIngest(t *testing.T) {
 	srv := natstest.Start(t)
 	for round := range 5 {
@@ -272,21 +400,23 @@ func TestApplicationsNearTheirShareAreShownAndOthersAreNot(t *testing.T) {
 	p := New(natstest.Start(t).Connect(), shareConfig(16), zap.NewNop(), prometheus.NewRegistry())
 	g := p.lanes[0].ledger
 	add := func(application string, share float64) {
-		g.accounts[application] = &account{application: application, own: run{bytes: int64(share * float64(g.share)), events: 1}}
+		g.accounts[application] = &account{application: application, seen: time.Now(), own: run{bytes: int64(share * float64(g.share)), events: 1}}
 	}
 	add("small", 0.4)
 	add("odd\xff name", 0.75)
+	add("long ago", 0.9)
+	g.accounts["long ago"].seen = time.Now().Add(-2 * time.Hour)
 	for i := range 30 {
 		add(fmt.Sprint("app-", i), 0.6)
 	}
-	if n := testutil.CollectAndCount(nearShare{p}); n != nearMost {
+	if n := testutil.CollectAndCount(nearShare{p, time.Hour}); n != nearMost {
 		t.Errorf("%d applications are shown, want %d", n, nearMost)
 	}
 	for i := range 30 {
 		delete(g.accounts, fmt.Sprint("app-", i))
 	}
 	want := `canopy_ingest_application_share{application="odd=FF=20name"} 0.75`
-	if err := testutil.CollectAndCompare(nearShare{p}, strings.NewReader(want+"\n")); err != nil && !strings.Contains(err.Error(), want) {
+	if err := testutil.CollectAndCompare(nearShare{p, time.Hour}, strings.NewReader(want+"\n")); err != nil && !strings.Contains(err.Error(), want) {
 		t.Error(err)
 	}
 }
