@@ -55,7 +55,8 @@ func newHandshakes(perSecond int, door *door, vain prometheus.Counter) *handshak
 // connKey is where a context has its connection.
 type connKey struct{}
 
-// turn waits for the turn of a connection's handshake, which ends when done is called.
+// turn waits for the turn of a connection's handshake, which ends when done is called. One
+// that has had a turn counts for the rate already.
 func (h *handshakes) turn(ctx context.Context) (done func(), err error) {
 	c, ok := ctx.Value(connKey{}).(*frontConn)
 	if !ok {
@@ -78,9 +79,11 @@ func (h *handshakes) turn(ctx context.Context) (done func(), err error) {
 		}
 	}
 	done = sync.OnceFunc(func() { <-h.turns })
-	if err := h.rate.Wait(ctx); err != nil {
-		done()
-		return nil, err
+	if c.turnDone == nil {
+		if err := h.rate.Wait(ctx); err != nil {
+			done()
+			return nil, err
+		}
 	}
 	c.turnDone = done
 	return done, nil

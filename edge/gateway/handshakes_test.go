@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 
 	"canopy/edge/internal/certtest"
 	"canopy/shared/config"
@@ -85,6 +86,28 @@ func TestAConnectionThatIsClosedDoesNotWaitForItsTurn(t *testing.T) {
 	}
 	if n := len(h.turns); n != cap(h.turns) {
 		t.Errorf("%d turns are taken, want %d", n, cap(h.turns))
+	}
+}
+
+func TestASecondTurnOfAHandshakeCountsForNoRate(t *testing.T) {
+	counts := newLimits(config.Limits{}, prometheus.NewRegistry())
+	h := newHandshakes(1, newDoor(config.Limits{}, counts), counts.handshakes)
+	h.rate = rate.NewLimiter(rate.Every(time.Hour), 1)
+	c := &frontConn{gone: make(chan struct{})}
+	ctx, cancel := context.WithTimeout(context.WithValue(t.Context(), connKey{}, c), patience)
+	defer cancel()
+	for n := range 2 {
+		done, err := h.turn(ctx)
+		if err != nil {
+			t.Fatalf("turn %d: %v", n+1, err)
+		}
+		done()
+	}
+	if _, err := h.turn(context.WithValue(ctx, connKey{}, &frontConn{gone: make(chan struct{})})); err == nil {
+		t.Error("another handshake does not wait")
+	}
+	if n := len(h.turns); n != 0 {
+		t.Errorf("%d turns are taken", n)
 	}
 }
 
