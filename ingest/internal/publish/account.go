@@ -159,6 +159,7 @@ func (a *account) takeProof(grain int64) *proof {
 func (a *account) pays(events, target int64) (keep int64) {
 	known, bytes := a.events(), a.bytes()
 	unknown := max(events-known, 0)
+	a.paid = min(a.paid, bytes) // some of ours have gone as well
 	if bytes >= target {
 		return max(known, 1)
 	}

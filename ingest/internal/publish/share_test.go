@@ -170,6 +170,58 @@ func TestAShareIsThatOfAllPublishersTogether(t *testing.T) {
 	expectShare(t, sites[0], "noisy", 3*sites[0].lanes[0].ledger.step)
 }
 
+func TestWhatOthersPublishDuringAnAuditLetsNothingBeCountedAgain(t *testing.T) {
+	srv := natstest.Start(t)
+	ours := newSiteWith(t, srv.URL(), shareConfig(16), zap.NewNop())
+	theirs := newSiteWith(t, srv.URL(), shareConfig(16), zap.NewNop())
+	one, two := newSource("one", 100), newSource("two", 100)
+	sent := map[*source]int{}
+	publish := func(s *site, src *source, n int) {
+		s.flood(src, "noisy", sent[src], n, 1000)
+		sent[src] += n
+		eventually(t, time.Minute, "all is stored", func() bool { return src.settled() == sent[src] })
+	}
+	publish(theirs, two, 3600) // nearly the share
+	publish(ours, one, 200)
+	l, u := ours.lanes[0], auditor{p: ours.Publisher, js: ours.js, counts: make(chan struct{}, 1)}
+	audit := func() {
+		var a *account
+		eventually(t, time.Minute, "nobody else audits", func() bool {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			a = l.ledger.accounts["noisy"]
+			if a.auditing {
+				return false
+			}
+			a.auditing = true
+			return true
+		})
+		u.audit(t.Context(), 0, l, a)
+	}
+	eventually(t, time.Minute, "it is counted for the first time", func() bool {
+		publish(ours, one, 1)
+		audit()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.ledger.accounts["noisy"].through > 0
+	})
+	before := testutil.ToFloat64(ours.metrics.counted)
+	const rounds = 20
+	for range rounds {
+		publish(ours, one, 50)
+		publish(theirs, two, 50) // behind the end of our batch
+		audit()
+	}
+	read := testutil.ToFloat64(ours.metrics.counted) - before
+	t.Logf("%v events were read while %d were published", read, rounds*100)
+	if read > rounds*100*2 {
+		t.Errorf("%v events were read while %d were published", read, rounds*100)
+	}
+	if n := testutil.ToFloat64(ours.metrics.auditErrors); n > 0 {
+		t.Errorf("%v audits have failed", n)
+	}
+}
+
 func TestEventsNearAShareAreReadOnceHoweverManyPublishThem(t *testing.T) {
 	srv := natstest.Start(t)
 	const n, size = 12_000, 1000
@@ -414,6 +466,9 @@ func TestApplicationsNearTheirShareAreShownAndOthersAreNot(t *testing.T) {
 	}
 	for i := range 30 {
 		delete(g.accounts, fmt.Sprint("app-", i))
+	}
+	if n := testutil.CollectAndCount(nearShare{p, time.Hour}); n != 1 {
+		t.Errorf("%d applications are shown, want the one that holds much and has published of late", n)
 	}
 	want := `canopy_ingest_application_share{application="odd=FF=20name"} 0.75`
 	if err := testutil.CollectAndCompare(nearShare{p, time.Hour}, strings.NewReader(want+"\n")); err != nil && !strings.Contains(err.Error(), want) {
