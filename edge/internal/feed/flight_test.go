@@ -80,7 +80,7 @@ func TestWhoAsksForAPlaceWaitsForNoStrangerWhoAsksForTheSame(t *testing.T) {
 			t.Errorf("%s: an honest reader waited for %v", name, took)
 		}
 		cancel()
-		<-left
+		_ = <-left // he gives up
 	}
 }
 
@@ -178,7 +178,7 @@ func TestAReaderOverItsBudgetWaitsBeforeAPlaceIsSearchedFor(t *testing.T) {
 			t.Errorf("%d searches %v later, when it has something again", n, time.Since(began))
 		}
 		cancel()
-		<-done
+		_ = <-done // it gives up
 		f.hub.work.Wait()
 	})
 }
