@@ -252,11 +252,11 @@ func (u *auditor) note(ctx context.Context, shard int, a *account) error {
 	ctx, cancel := context.WithTimeout(ctx, streamTimeout)
 	defer cancel()
 	for {
-		there, err := u.js.Stream(ctx, subject.Stream(shard))
+		asked, err := u.ask(ctx, shard, a) // it does not wait for long for an answer that is lost
 		if err != nil {
-			return fmt.Errorf("read stream %s: %w", subject.Stream(shard), err)
+			return err
 		}
-		has := there.CachedInfo().Config
+		has := asked.config
 		noted, changed := stream.NoteEvicted(has, a.application, time.Now())
 		if !changed {
 			return nil
@@ -308,8 +308,9 @@ func (u *auditor) purge(ctx context.Context, shard int, a *account, query any) (
 	}
 	ctx, cancel := context.WithTimeout(ctx, purgeTimeout)
 	defer cancel()
+	patience := auditTimeout
 	for others := false; ; {
-		m, err := next(ctx, sub)
+		m, err := next(ctx, sub, patience)
 		if err == nil {
 			var done struct {
 				Purged int64 `json:"purged"`
@@ -319,14 +320,15 @@ func (u *auditor) purge(ctx context.Context, shard int, a *account, query any) (
 		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil || others {
 			return 0, fmt.Errorf("purge stream %s: %w", name, err)
 		}
-		_, err = u.ask(ctx, shard, a)
-		others = err == nil
+		if _, err = u.ask(ctx, shard, a); err == nil {
+			others, patience = true, auditPause // its answer may be on its way
+		}
 	}
 }
 
-// next gives the next message of sub, if it comes soon.
-func next(ctx context.Context, sub *nats.Subscription) (*nats.Msg, error) {
-	ctx, cancel := context.WithTimeout(ctx, auditTimeout)
+// next gives the next message of sub, if it comes within patience.
+func next(ctx context.Context, sub *nats.Subscription, patience time.Duration) (*nats.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	return sub.NextMsgWithContext(ctx)
 }
