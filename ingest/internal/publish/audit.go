@@ -27,6 +27,9 @@ const (
 
 	shortPause = 10 * time.Millisecond
 
+	// noteWindow is the longest time in which a stream's configuration is read and written again.
+	noteWindow = 250 * time.Millisecond
+
 	// Counting a stream's events costs about 5 µs of the server and as much here for each.
 	countTimeout = 20 * time.Second
 	countsAtOnce = 2
@@ -246,12 +249,13 @@ func (u *auditor) ask(ctx context.Context, shard int, a *account) (held, error) 
 }
 
 // note has the stream's metadata say that the application's events are taken out, so that
-// edges tell those whom it concerns. Another ingest that writes its own note at the same time
-// may write over this one, so it is read again until it is there.
+// edges tell those whom it concerns. Another ingest that read the configuration before it was
+// there writes over it, but soon or not at all: so it is read again after that, until it is there.
 func (u *auditor) note(ctx context.Context, shard int, a *account) error {
 	ctx, cancel := context.WithTimeout(ctx, streamTimeout)
 	defer cancel()
 	for {
+		began := time.Now()
 		asked, err := u.ask(ctx, shard, a) // it does not wait for long for an answer that is lost
 		if err != nil {
 			return err
@@ -261,12 +265,18 @@ func (u *auditor) note(ctx context.Context, shard int, a *account) error {
 		if !changed {
 			return nil
 		}
+		if time.Since(began) > noteWindow {
+			continue
+		}
 		if _, err := u.js.UpdateStream(ctx, noted); err != nil {
 			return fmt.Errorf("note an eviction in stream %s: %w", noted.Name, err)
 		}
 		if !stream.Evicted(has.Metadata, a.application) {
 			u.p.log.Warn("an application holds its whole share of its stream: from now on its own oldest events make room",
 				zap.String("application", a.application), zap.String("stream", noted.Name))
+		}
+		if err := pause(ctx, 2*noteWindow); err != nil {
+			return fmt.Errorf("note an eviction in stream %s: %w", noted.Name, err)
 		}
 	}
 }

@@ -293,7 +293,7 @@ func TestAnApplicationOfBeforeEvictsNobodyUntilItIsCounted(t *testing.T) {
 
 func TestIngestsThatNoteAtTheSameTimeLoseNoNote(t *testing.T) {
 	srv := natstest.Start(t)
-	const n = 25
+	const n = 8
 	var all sync.WaitGroup
 	var s *site
 	for i := range 2 {
